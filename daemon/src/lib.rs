@@ -1,0 +1,1 @@
+//! samsarad and samsaractl.
