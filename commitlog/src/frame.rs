@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{ByteRuns, CommitSeq, GuestTime, Record};
+use crate::{ByteRuns, CommitSeq, GuestTime, Record, Shape};
 
 /// One item of a log file or commit stream.
 ///
@@ -20,15 +20,6 @@ pub enum Frame {
     Record(Record),
     /// Digest of the whole committed state, after the record before it.
     Digest(StateDigest),
-}
-
-/// What a machine is made of; equal on all its replicas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Number of vCPUs, 1 to 16.
-    pub vcpu_count: u8,
-    /// Guest memory, in bytes; a multiple of 4 KiB.
-    pub memory_bytes: u64,
 }
 
 /// Everything of a snapshot but its memory.
@@ -55,4 +46,14 @@ pub struct StateDigest {
     pub seq: CommitSeq,
     /// xxh3-128 based.
     pub digest: u128,
+}
+
+impl Frame {
+    /// The record, if the frame is one.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            _ => None,
+        }
+    }
 }

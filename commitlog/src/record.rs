@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{ByteRuns, CommitSeq, GuestTime, VcpuIndex};
+use crate::{ByteRuns, CommitSeq, GuestTime, PAGE_BYTES, VcpuIndex};
 
 /// One step of the committed history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,28 @@ pub struct Record {
     pub guest_time: GuestTime,
     /// What was committed.
     pub commit: Commit,
+}
+
+impl Record {
+    /// The chunk, if the record is one.
+    pub fn chunk(&self) -> Option<&Chunk> {
+        match &self.commit {
+            Commit::Chunk(chunk) => Some(chunk),
+            Commit::Input(_) => None,
+        }
+    }
+
+    /// Whether the record is a chunk that `vcpu` ran.
+    pub fn is_chunk_of(&self, vcpu: VcpuIndex) -> bool {
+        self.chunk().is_some_and(|chunk| chunk.vcpu == vcpu)
+    }
+
+    /// Bytes of encoded effects in the record.
+    pub fn effect_bytes(&self) -> usize {
+        self.chunk().map_or(0, |chunk| match &chunk.result {
+            ChunkResult::Effects(effects) => effects.encoded_bytes(),
+        })
+    }
 }
 
 /// What a record commits.
@@ -68,6 +90,22 @@ pub struct Effects {
     pub vcpu: ByteRuns,
 }
 
+impl Effects {
+    /// The most pages that one chunk may write. Whoever runs a chunk ends it before it has written
+    /// more. 64 MiB of pages: far more than a chunk of some milliseconds gets to, and the record of
+    /// it can still be held in memory, more than once, by both sides.
+    pub const PAGES_MAX: usize = 16384;
+    /// The most bytes of encoded `memory`. The longest encoding of a page is every other byte
+    /// changed, three bytes for every two, and the distance to it; so any [`Self::PAGES_MAX`] pages
+    /// fit if runs are pushed whole, at most cut at page boundaries.
+    pub const MEMORY_BYTES_MAX: usize = Self::PAGES_MAX * (PAGE_BYTES / 2 * 3 + 16);
+
+    /// Bytes of both encodings together.
+    pub fn encoded_bytes(&self) -> usize {
+        self.memory.encoded().len() + self.vcpu.encoded().len()
+    }
+}
+
 /// An address space of device registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
@@ -88,7 +126,8 @@ pub enum Exit {
         space: Space,
         /// The register.
         address: u64,
-        /// Access size: 1, 2, 4 or 8 bytes.
+        /// Access size: 1 to 8 bytes. KVM splits an access that crosses a page, so odd sizes
+        /// happen; they are the device's to refuse.
         size: u8,
         /// The value, zero-extended.
         value: u64,
@@ -99,7 +138,8 @@ pub enum Exit {
         space: Space,
         /// The register.
         address: u64,
-        /// Access size: 1, 2, 4 or 8 bytes.
+        /// Access size: 1 to 8 bytes. KVM splits an access that crosses a page, so odd sizes
+        /// happen; they are the device's to refuse.
         size: u8,
         /// What came from outside the machine to answer it (random bits), if anything did.
         input: Option<u64>,
@@ -119,9 +159,16 @@ pub enum Exit {
     Fatal {
         /// Address of the instruction.
         rip: u64,
-        /// KVM's word for it.
+        /// KVM's word for it; encoded up to [`Exit::REASON_BYTES_MAX`] bytes.
         reason: String,
     },
+}
+
+impl Exit {
+    /// The most bytes of a [`Self::Fatal`] reason that reach a log or a backup: a line of text.
+    pub const REASON_BYTES_MAX: usize = 1024;
+    /// The highest exception vector.
+    pub const VECTOR_MAX: u8 = 31;
 }
 
 /// Something that reaches the machine from outside, or lets a device move on.

@@ -5,6 +5,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::varint::{take_varint, varint};
+
 /// An encoded sequence of `(address, bytes)` runs, rising and without overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByteRuns(Bytes);
@@ -12,7 +14,7 @@ pub struct ByteRuns(Bytes);
 /// What is wrong with encoded byte runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunsError {
-    /// The encoding ends inside a run.
+    /// The encoding ends inside a run, or one of its numbers is not a varint.
     #[error("byte runs end inside a run")]
     Truncated,
     /// A run is empty or leaves the address space.
@@ -28,6 +30,19 @@ pub enum RunsError {
 impl ByteRuns {
     /// Checks an encoding from outside. Every run lies below `address_end`.
     pub fn decode(encoded: Bytes, address_end: u64) -> Result<Self, RunsError> {
+        Self::decode_within(encoded, |start, bytes| {
+            start
+                .checked_add(bytes)
+                .is_some_and(|end| end <= address_end)
+        })
+    }
+
+    /// Checks an encoding from outside. `lies_within` says of a run's address and length whether
+    /// the address space has all of it.
+    pub(crate) fn decode_within(
+        encoded: Bytes,
+        lies_within: impl Fn(u64, u64) -> bool,
+    ) -> Result<Self, RunsError> {
         let mut rest: &[u8] = &encoded;
         let mut address = 0u64;
         while !rest.is_empty() {
@@ -35,8 +50,13 @@ impl ByteRuns {
             let bytes = take_varint(&mut rest).ok_or(RunsError::Truncated)?;
             let start = address.saturating_add(gap);
             match start.checked_add(bytes) {
-                Some(end) if bytes > 0 && end <= address_end => address = end,
-                _ => return Err(RunsError::BadRun { address: start, bytes }),
+                Some(end) if bytes > 0 && lies_within(start, bytes) => address = end,
+                _ => {
+                    return Err(RunsError::BadRun {
+                        address: start,
+                        bytes,
+                    });
+                }
             }
             let length = usize::try_from(bytes).map_err(|_| RunsError::Truncated)?;
             rest = rest.get(length..).ok_or(RunsError::Truncated)?;
@@ -54,6 +74,11 @@ impl ByteRuns {
         self.0.is_empty()
     }
 
+    /// Sum of the lengths of the runs.
+    pub fn run_bytes(&self) -> u64 {
+        self.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
     /// The runs, in address order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let mut rest: &[u8] = &self.0;
@@ -62,6 +87,7 @@ impl ByteRuns {
             let gap = take_varint(&mut rest)?;
             let length = take_varint(&mut rest)? as usize;
             let start = address + gap;
+            // Cannot fail: every way to a `ByteRuns` checks the lengths.
             let (bytes, tail) = rest.split_at(length);
             rest = tail;
             address = start + length as u64;
@@ -83,9 +109,15 @@ impl ByteRunsBuilder {
         if bytes.is_empty() {
             return;
         }
-        assert!(address >= self.end, "byte runs must rise: {address:#x} < {:#x}", self.end);
-        put_varint(&mut self.encoded, address - self.end);
-        put_varint(&mut self.encoded, bytes.len() as u64);
+        assert!(
+            address >= self.end,
+            "byte runs must rise: {address:#x} < {:#x}",
+            self.end
+        );
+        for number in [address - self.end, bytes.len() as u64] {
+            let (digits, count) = varint(number);
+            self.encoded.put_slice(&digits[..count]);
+        }
         self.encoded.put_slice(bytes);
         self.end = address + bytes.len() as u64;
     }
@@ -101,22 +133,63 @@ impl ByteRunsBuilder {
     }
 }
 
-pub(crate) fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub(crate) fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for (index, &byte) in rest.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f).checked_shl(7 * index as u32)?;
-        if byte & 0x80 == 0 {
-            *rest = &rest[index + 1..];
-            return Some(value);
+    fn runs(list: &[(u64, &[u8])]) -> ByteRuns {
+        let mut builder = ByteRunsBuilder::default();
+        for &(address, bytes) in list {
+            builder.push(address, bytes);
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn runs_come_back_in_order() {
+        let list: [(u64, &[u8]); 3] = [(0, b"a"), (1, b"bc"), (1 << 40, b"far")];
+        let runs = runs(&list);
+        assert_eq!(runs.iter().collect::<Vec<_>>(), list);
+        assert_eq!(runs.run_bytes(), 6);
+        let end = (1 << 40) + 3;
+        assert_eq!(
+            ByteRuns::decode(runs.encoded().clone(), end),
+            Ok(runs.clone())
+        );
+        let beyond = RunsError::BadRun {
+            address: 1 << 40,
+            bytes: 3,
+        };
+        assert_eq!(
+            ByteRuns::decode(runs.encoded().clone(), end - 1),
+            Err(beyond)
+        );
+    }
+
+    #[test]
+    fn decoding_does_not_copy() {
+        let encoded = runs(&[(16, &[7; 100])]).encoded().clone();
+        let decoded = ByteRuns::decode(encoded.clone(), 4096).unwrap();
+        assert_eq!(decoded.encoded().as_ptr(), encoded.as_ptr());
+    }
+
+    #[test]
+    fn bad_runs_are_refused() {
+        let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        let past_the_end = [&[1][..], &huge, b"x"].concat();
+        let far_gap = [&huge[..], &[1], b"x"].concat();
+        for bad in [
+            &[0, 0][..],
+            &[0, 2, 1],
+            &[0],
+            &[5, 0x80],
+            &past_the_end,
+            &far_gap,
+        ] {
+            assert!(
+                ByteRuns::decode(Bytes::copy_from_slice(bad), u64::MAX - 1).is_err(),
+                "{bad:x?}"
+            );
         }
     }
-    None
 }

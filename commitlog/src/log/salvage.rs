@@ -1,0 +1,88 @@
+//! Looking for whole frames behind a damaged one.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::codec::{FRAME_HEADER_BYTES, FrameHeader};
+
+/// How much of the file is looked at a time.
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// How many whole headers with a damaged body are met before that alone counts as frames that
+/// follow. An unfinished write leaves one or two; without a bound, a made-up file could have every
+/// byte of it hashed once for every header in it.
+const DAMAGED_BODIES_MAX: usize = 16;
+
+/// Where the first whole frame at or after `from` starts, wherever frames may start.
+pub(super) fn find_frame(file: &File, from: u64) -> io::Result<Option<u64>> {
+    let file_bytes = file.metadata()?.len();
+    let mut window = vec![0; WINDOW_BYTES];
+    let mut damaged_bodies = 0;
+    let mut at = from;
+    loop {
+        let filled = read_up_to(file, &mut window, at)?;
+        if filled < FRAME_HEADER_BYTES {
+            return Ok(None);
+        }
+        let starts = filled - FRAME_HEADER_BYTES + 1;
+        for start in 0..starts {
+            let Some(header) = header_at(&window[start..filled]) else {
+                continue;
+            };
+            let offset = at + start as u64;
+            if offset + header.frame_bytes() as u64 > file_bytes {
+                continue;
+            }
+            damaged_bodies += 1;
+            if damaged_bodies > DAMAGED_BODIES_MAX || body_is_whole(file, offset, header)? {
+                return Ok(Some(offset));
+            }
+        }
+        at += starts as u64;
+    }
+}
+
+fn header_at(bytes: &[u8]) -> Option<FrameHeader> {
+    let header = bytes.first_chunk()?;
+    if !FrameHeader::is_plausible(header) {
+        return None;
+    }
+    FrameHeader::decode(header).ok()
+}
+
+/// Whether the body of the frame at `offset` has the checksum that its header names.
+fn body_is_whole(file: &File, offset: u64, header: FrameHeader) -> io::Result<bool> {
+    let mut hash = Xxh3::new();
+    // The checksum covers the kind, the last byte of the header, and the body.
+    let mut at = offset + FRAME_HEADER_BYTES as u64 - 1;
+    let mut left = header.body_bytes + 1;
+    let mut piece = vec![0; WINDOW_BYTES];
+    while left > 0 {
+        let wanted = left.min(WINDOW_BYTES);
+        let count = read_up_to(file, &mut piece[..wanted], at)?;
+        if count == 0 {
+            return Ok(false);
+        }
+        hash.update(&piece[..count]);
+        at += count as u64;
+        left -= count;
+    }
+    Ok(header.matches(hash.digest()))
+}
+
+/// Fills `buffer` from `offset` on as far as the file goes.
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
