@@ -2,6 +2,7 @@
 
 mod gate;
 mod lag;
+pub mod protocol;
 mod quantiles;
 mod queue;
 mod retained;

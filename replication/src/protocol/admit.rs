@@ -1,0 +1,141 @@
+//! Whether a host that dials may become the backup.
+
+use super::message::{
+    Hello, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, SessionToken, Welcome,
+};
+
+/// What a primary presents and demands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrimaryIdentity {
+    /// Name of the virtual machine.
+    pub vm: String,
+    /// This host's name.
+    pub host: String,
+    /// Its term.
+    pub term: u64,
+    /// Version of the commit log it writes.
+    pub log_version: u32,
+    /// vCPUs of the machine.
+    pub vcpu_count: u8,
+    /// Guest memory, in bytes.
+    pub memory_bytes: u64,
+    /// Length of the input file, if it has one.
+    pub input_bytes: Option<u64>,
+}
+
+/// What this host answers to those who dial it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is primary and takes a backup.
+    Primary(PrimaryIdentity),
+    /// It is no primary (now).
+    NotPrimary {
+        /// This host's name.
+        host: String,
+        /// The highest term it knows of.
+        term: u64,
+    },
+}
+
+/// Answers a `Hello`. `backup` is the name of the backup that is connected already; `token` is
+/// random, of this session alone.
+pub fn admit(
+    admission: &Admission,
+    backup: Option<&str>,
+    hello: &Hello,
+    token: SessionToken,
+) -> Result<Welcome, Refusal> {
+    let me = match admission {
+        Admission::Primary(identity) => identity,
+        Admission::NotPrimary { host, term } => {
+            let text = format!("{host} is not primary");
+            return Err(Refusal {
+                reason: RefuseReason::NotPrimary,
+                term: *term,
+                text,
+            });
+        }
+    };
+    let refuse = |reason, text| Refusal {
+        reason,
+        term: me.term,
+        text,
+    };
+    let protocol = PROTOCOL_VERSIONS.common(hello.protocol);
+    let protocol = protocol.ok_or_else(|| {
+        let text = format!(
+            "{} speaks protocol version {PROTOCOL_VERSIONS}, {} speaks {}: run the same release on both hosts",
+            me.host, hello.host, hello.protocol
+        );
+        refuse(RefuseReason::WrongVersion, text)
+    })?;
+    match mismatch(me, hello).or_else(|| busy(me, backup, hello)) {
+        Some((reason, text)) => Err(refuse(reason, text)),
+        None => Ok(Welcome {
+            protocol,
+            host: me.host.clone(),
+            term: me.term,
+            vcpu_count: me.vcpu_count,
+            memory_bytes: me.memory_bytes,
+            input_bytes: me.input_bytes,
+            token,
+        }),
+    }
+}
+
+fn mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String)> {
+    let (mine, theirs) = (&me.host, &hello.host);
+    if hello.vm != me.vm {
+        let text = format!(
+            "{mine} runs the vm \"{}\", {theirs} asks for \"{}\": set the same vm.name on both hosts",
+            me.vm, hello.vm
+        );
+        return Some((RefuseReason::WrongVm, text));
+    }
+    if hello.role == PeerRole::Primary {
+        let text = format!(
+            "{mine} is primary of \"{}\" in term {}: start {theirs} with --role backup",
+            me.vm, me.term
+        );
+        return Some((RefuseReason::AlsoPrimary, text));
+    }
+    if hello.log_version != me.log_version {
+        let text = format!(
+            "{mine} writes commit log version {}, {theirs} reads {}: run the same release on both hosts",
+            me.log_version, hello.log_version
+        );
+        return Some((RefuseReason::WrongVersion, text));
+    }
+    if hello.vcpu_max < me.vcpu_count || hello.memory_bytes_max < me.memory_bytes {
+        let text = format!(
+            "\"{}\" has {} vCPUs and {} bytes of memory, {theirs} can run {} and {}",
+            me.vm, me.vcpu_count, me.memory_bytes, hello.vcpu_max, hello.memory_bytes_max
+        );
+        return Some((RefuseReason::ShapeNotSupported, text));
+    }
+    if me.input_bytes.is_some() && hello.input_bytes != me.input_bytes {
+        let text = format!(
+            "input file of {} on {mine}, {} on {theirs}: set vm.input to the same file on both hosts",
+            file_length(me.input_bytes),
+            file_length(hello.input_bytes)
+        );
+        return Some((RefuseReason::InputMismatch, text));
+    }
+    None
+}
+
+fn busy(
+    me: &PrimaryIdentity,
+    backup: Option<&str>,
+    hello: &Hello,
+) -> Option<(RefuseReason, String)> {
+    let text = format!(
+        "{} has {} as its backup already, {} must wait",
+        me.host, backup?, hello.host
+    );
+    Some((RefuseReason::Busy, text))
+}
+
+fn file_length(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes"))
+}

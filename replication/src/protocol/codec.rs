@@ -1,0 +1,394 @@
+//! Control messages as bytes, little endian:
+//!
+//! ```text
+//!   length u32 (of what follows) | version u16 | kind u16 | body
+//! ```
+//!
+//! Length, version and kind are checked, in that order, before the body is looked at. There is no
+//! checksum: the stream is authenticated.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use samsara_commitlog::CommitSeq;
+
+use super::message::{
+    Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason,
+    SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
+};
+
+/// Bytes in a control message, length field included. Ten times what the largest one needs.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+const LENGTH_BYTES: usize = 4;
+const HEAD_BYTES: usize = 4;
+/// Kinds from here on may be skipped by who does not know them.
+const FIRST_OPTIONAL_KIND: u16 = 0x8000;
+
+/// Bytes on the control stream that are no message this host understands.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Outside the bounds.
+    #[error("control message of {bytes} bytes; 4 to {} are allowed", MESSAGE_BYTES_MAX - LENGTH_BYTES)]
+    Length {
+        /// Its length as announced.
+        bytes: u64,
+    },
+    /// A version this host does not speak.
+    #[error(
+        "speaks protocol version {theirs}, this host speaks {PROTOCOL_VERSIONS}: run the same release on both hosts"
+    )]
+    Version {
+        /// The message's version.
+        theirs: u16,
+    },
+    /// A kind this host does not know and may not skip.
+    #[error("control message of unknown kind {kind:#06x}")]
+    Kind {
+        /// The kind.
+        kind: u16,
+    },
+    /// The body ends early, or a field has a value it cannot have.
+    #[error("control message of kind {kind:#06x} with a bad {field}")]
+    Field {
+        /// The message's kind.
+        kind: u16,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+mod kind {
+    pub(super) const HELLO: u16 = 1;
+    pub(super) const WELCOME: u16 = 2;
+    pub(super) const REFUSE: u16 = 3;
+    pub(super) const SYNC_DONE: u16 = 4;
+    pub(super) const IN_SYNC: u16 = 5;
+    pub(super) const ACK: u16 = 6;
+    pub(super) const RELEASED: u16 = 7;
+    pub(super) const DIVERGED: u16 = 8;
+    pub(super) const ENDED: u16 = 9;
+    pub(super) const GOODBYE: u16 = 10;
+}
+
+impl Message {
+    /// The message as it goes on the control stream.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(64);
+        out.put_u32_le(0);
+        out.put_u16_le(PROTOCOL_VERSIONS.max);
+        out.put_u16_le(self.kind());
+        self.encode_body(&mut out);
+        let length = (out.len() - LENGTH_BYTES) as u32;
+        out[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        out.freeze()
+    }
+
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Hello(_) => kind::HELLO,
+            Self::Welcome(_) => kind::WELCOME,
+            Self::Refuse(_) => kind::REFUSE,
+            Self::SyncDone { .. } => kind::SYNC_DONE,
+            Self::InSync { .. } => kind::IN_SYNC,
+            Self::Ack { .. } => kind::ACK,
+            Self::Released { .. } => kind::RELEASED,
+            Self::Diverged { .. } => kind::DIVERGED,
+            Self::Ended { .. } => kind::ENDED,
+            Self::Goodbye { .. } => kind::GOODBYE,
+        }
+    }
+
+    fn encode_body(&self, out: &mut BytesMut) {
+        match self {
+            Self::Hello(hello) => hello.encode(out),
+            Self::Welcome(welcome) => welcome.encode(out),
+            Self::Refuse(refusal) => refusal.encode(out),
+            Self::SyncDone { seq } | Self::Released { seq } => out.put_u64_le(seq.0),
+            Self::InSync { term } => out.put_u64_le(*term),
+            Self::Ack { received, verified } => {
+                out.put_u64_le(received.0);
+                out.put_u64_le(verified.0);
+            }
+            Self::Diverged {
+                seq,
+                expected,
+                found,
+            } => {
+                out.put_u64_le(seq.0);
+                out.put_u128_le(*expected);
+                out.put_u128_le(*found);
+            }
+            Self::Ended { status } => out.put_u8(*status),
+            Self::Goodbye { reason } => put_text(out, reason, TEXT_BYTES_MAX),
+        }
+    }
+
+    /// Decodes what follows the length field. `None` is a message to skip.
+    fn decode(mut bytes: &[u8]) -> Result<Option<Self>, ControlError> {
+        let version = bytes.get_u16_le();
+        let kind = bytes.get_u16_le();
+        let known = version >= PROTOCOL_VERSIONS.min && version <= PROTOCOL_VERSIONS.max;
+        if !known && kind != kind::REFUSE {
+            return Err(ControlError::Version { theirs: version });
+        }
+        let mut fields = Fields { kind, rest: bytes };
+        let message = match kind {
+            kind::HELLO => Self::Hello(Hello::decode(&mut fields)?),
+            kind::WELCOME => Self::Welcome(Welcome::decode(&mut fields)?),
+            kind::REFUSE => Self::Refuse(Refusal::decode(&mut fields)?),
+            kind::SYNC_DONE => Self::SyncDone {
+                seq: fields.seq("seq")?,
+            },
+            kind::IN_SYNC => Self::InSync {
+                term: fields.u64("term")?,
+            },
+            kind::ACK => Self::Ack {
+                received: fields.seq("received")?,
+                verified: fields.seq("verified")?,
+            },
+            kind::RELEASED => Self::Released {
+                seq: fields.seq("seq")?,
+            },
+            kind::DIVERGED => Self::Diverged {
+                seq: fields.seq("seq")?,
+                expected: fields.u128("expected digest")?,
+                found: fields.u128("found digest")?,
+            },
+            kind::ENDED => Self::Ended {
+                status: fields.u8("status")?,
+            },
+            kind::GOODBYE => Self::Goodbye {
+                reason: fields.text("reason", TEXT_BYTES_MAX)?,
+            },
+            FIRST_OPTIONAL_KIND.. => return Ok(None),
+            _ => return Err(ControlError::Kind { kind }),
+        };
+        Ok(Some(message))
+    }
+}
+
+impl Hello {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u16_le(self.protocol.min);
+        out.put_u16_le(self.protocol.max);
+        out.put_u32_le(self.log_version);
+        out.put_u8(match self.role {
+            PeerRole::Backup => 0,
+            PeerRole::Primary => 1,
+        });
+        put_text(out, &self.vm, NAME_BYTES_MAX);
+        put_text(out, &self.host, NAME_BYTES_MAX);
+        out.put_u64_le(self.term);
+        put_option(out, self.claim);
+        out.put_u8(u8::from(self.can_boot));
+        out.put_u8(self.vcpu_max);
+        out.put_u64_le(self.memory_bytes_max);
+        put_option(out, self.input_bytes);
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
+        Ok(Self {
+            protocol: VersionRange {
+                min: fields.u16("oldest version")?,
+                max: fields.u16("newest version")?,
+            },
+            log_version: fields.u32("log version")?,
+            role: match fields.u8("role")? {
+                0 => PeerRole::Backup,
+                1 => PeerRole::Primary,
+                _ => return Err(fields.bad("role")),
+            },
+            vm: fields.text("vm name", NAME_BYTES_MAX)?,
+            host: fields.text("host name", NAME_BYTES_MAX)?,
+            term: fields.u64("term")?,
+            claim: fields.option("claim")?,
+            can_boot: fields.bool("can_boot")?,
+            vcpu_max: fields.u8("vcpu_max")?,
+            memory_bytes_max: fields.u64("memory_bytes_max")?,
+            input_bytes: fields.option("input_bytes")?,
+        })
+    }
+}
+
+impl Welcome {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u16_le(self.protocol);
+        put_text(out, &self.host, NAME_BYTES_MAX);
+        out.put_u64_le(self.term);
+        out.put_u8(self.vcpu_count);
+        out.put_u64_le(self.memory_bytes);
+        put_option(out, self.input_bytes);
+        out.put_slice(&self.token.0);
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
+        Ok(Self {
+            protocol: fields.u16("version")?,
+            host: fields.text("host name", NAME_BYTES_MAX)?,
+            term: fields.u64("term")?,
+            vcpu_count: fields.u8("vcpu_count")?,
+            memory_bytes: fields.u64("memory_bytes")?,
+            input_bytes: fields.option("input_bytes")?,
+            token: SessionToken(fields.array::<TOKEN_BYTES>("token")?),
+        })
+    }
+}
+
+impl Refusal {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u16_le(match self.reason {
+            RefuseReason::WrongVersion => 1,
+            RefuseReason::WrongVm => 2,
+            RefuseReason::AlsoPrimary => 3,
+            RefuseReason::NotPrimary => 4,
+            RefuseReason::Busy => 5,
+            RefuseReason::ShapeNotSupported => 6,
+            RefuseReason::InputMismatch => 7,
+            RefuseReason::Other(code) => code,
+        });
+        out.put_u64_le(self.term);
+        put_text(out, &self.text, TEXT_BYTES_MAX);
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
+        Ok(Self {
+            reason: match fields.u16("reason")? {
+                1 => RefuseReason::WrongVersion,
+                2 => RefuseReason::WrongVm,
+                3 => RefuseReason::AlsoPrimary,
+                4 => RefuseReason::NotPrimary,
+                5 => RefuseReason::Busy,
+                6 => RefuseReason::ShapeNotSupported,
+                7 => RefuseReason::InputMismatch,
+                code => RefuseReason::Other(code),
+            },
+            term: fields.u64("term")?,
+            text: fields.text("text", TEXT_BYTES_MAX)?,
+        })
+    }
+}
+
+/// Length and UTF-8, cut to `max` bytes at a character boundary.
+fn put_text(out: &mut BytesMut, text: &str, max: usize) {
+    let cut = &text[..text.floor_char_boundary(max)];
+    out.put_u16_le(cut.len() as u16);
+    out.put_slice(cut.as_bytes());
+}
+
+fn put_option(out: &mut BytesMut, value: Option<u64>) {
+    out.put_u8(u8::from(value.is_some()));
+    out.put_u64_le(value.unwrap_or(0));
+}
+
+/// The rest of a body. Bytes left over at the end are fields of a newer build.
+struct Fields<'a> {
+    kind: u16,
+    rest: &'a [u8],
+}
+
+impl Fields<'_> {
+    fn bad(&self, field: &'static str) -> ControlError {
+        ControlError::Field {
+            kind: self.kind,
+            field,
+        }
+    }
+
+    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], ControlError> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(self.bad(field))?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self, field: &'static str) -> Result<u8, ControlError> {
+        self.array::<1>(field).map(|[byte]| byte)
+    }
+
+    fn u16(&mut self, field: &'static str) -> Result<u16, ControlError> {
+        self.array(field).map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self, field: &'static str) -> Result<u32, ControlError> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, field: &'static str) -> Result<u64, ControlError> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
+    fn u128(&mut self, field: &'static str) -> Result<u128, ControlError> {
+        self.array(field).map(u128::from_le_bytes)
+    }
+
+    fn seq(&mut self, field: &'static str) -> Result<CommitSeq, ControlError> {
+        self.u64(field).map(CommitSeq)
+    }
+
+    fn bool(&mut self, field: &'static str) -> Result<bool, ControlError> {
+        match self.u8(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.bad(field)),
+        }
+    }
+
+    fn option(&mut self, field: &'static str) -> Result<Option<u64>, ControlError> {
+        let present = self.bool(field)?;
+        let value = self.u64(field)?;
+        Ok(present.then_some(value))
+    }
+
+    /// Text for people and logs: control characters could forge lines there.
+    fn text(&mut self, field: &'static str, max: usize) -> Result<String, ControlError> {
+        let bytes = usize::from(self.u16(field)?);
+        if bytes > max || bytes > self.rest.len() {
+            return Err(self.bad(field));
+        }
+        let (head, rest) = self.rest.split_at(bytes);
+        let text = std::str::from_utf8(head).map_err(|_| self.bad(field))?;
+        if text.chars().any(char::is_control) {
+            return Err(self.bad(field));
+        }
+        self.rest = rest;
+        Ok(text.to_owned())
+    }
+}
+
+/// Cuts the control stream into messages.
+#[derive(Debug, Default)]
+pub struct MessageReader {
+    buffer: BytesMut,
+}
+
+impl MessageReader {
+    /// A reader at the start of a stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes of the stream. Poll until `None` before the next ones, and the reader never
+    /// keeps more than a message and what was pushed last.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next message, once all of it is there.
+    pub fn poll(&mut self) -> Result<Option<Message>, ControlError> {
+        while let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            if !(HEAD_BYTES..=MESSAGE_BYTES_MAX - LENGTH_BYTES).contains(&length) {
+                return Err(ControlError::Length {
+                    bytes: length as u64,
+                });
+            }
+            let Some(body) = self.buffer.get(LENGTH_BYTES..LENGTH_BYTES + length) else {
+                return Ok(None);
+            };
+            let message = Message::decode(body);
+            self.buffer.advance(LENGTH_BYTES + length);
+            if let Some(message) = message? {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+}

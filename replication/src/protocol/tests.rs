@@ -1,0 +1,526 @@
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+use samsara_commitlog::CommitSeq;
+
+use super::*;
+use crate::LagTracker;
+use crate::queue::QueuedFrame;
+
+const BEAT: HeartbeatConfig = HeartbeatConfig {
+    interval: Duration::from_millis(20),
+};
+
+fn hello() -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSIONS,
+        log_version: 1,
+        role: PeerRole::Backup,
+        vm: "web".into(),
+        host: "beta".into(),
+        term: 6,
+        claim: None,
+        can_boot: true,
+        vcpu_max: 16,
+        memory_bytes_max: 1 << 36,
+        input_bytes: Some(77),
+    }
+}
+
+fn identity() -> PrimaryIdentity {
+    PrimaryIdentity {
+        vm: "web".into(),
+        host: "alpha".into(),
+        term: 7,
+        log_version: 1,
+        vcpu_count: 2,
+        memory_bytes: 1 << 26,
+        input_bytes: Some(77),
+    }
+}
+
+const TOKEN: SessionToken = SessionToken([9; TOKEN_BYTES]);
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-z0-9. \u{e4}\u{20ac}]{0,40}",
+        Just("x".repeat(NAME_BYTES_MAX))
+    ]
+}
+
+fn seq() -> impl Strategy<Value = CommitSeq> {
+    any::<u64>().prop_map(CommitSeq)
+}
+
+fn any_hello() -> impl Strategy<Value = Message> {
+    let numbers = (
+        any::<[u16; 2]>(),
+        any::<u32>(),
+        any::<u64>(),
+        any::<u8>(),
+        any::<u64>(),
+    );
+    let options = (
+        any::<Option<u64>>(),
+        any::<Option<u64>>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    (text(), text(), numbers, options).prop_map(|(vm, host, numbers, options)| {
+        let ([min, max], log_version, term, vcpu_max, memory_bytes_max) = numbers;
+        let (claim, input_bytes, can_boot, primary) = options;
+        let role = if primary {
+            PeerRole::Primary
+        } else {
+            PeerRole::Backup
+        };
+        let protocol = VersionRange { min, max };
+        Message::Hello(Hello {
+            protocol,
+            log_version,
+            role,
+            vm,
+            host,
+            term,
+            claim,
+            can_boot,
+            vcpu_max,
+            memory_bytes_max,
+            input_bytes,
+        })
+    })
+}
+
+fn any_welcome() -> impl Strategy<Value = Message> {
+    let numbers = (
+        any::<u16>(),
+        any::<u64>(),
+        any::<u8>(),
+        any::<u64>(),
+        any::<Option<u64>>(),
+    );
+    (text(), numbers, any::<[u8; TOKEN_BYTES]>()).prop_map(|(host, numbers, token)| {
+        let (protocol, term, vcpu_count, memory_bytes, input_bytes) = numbers;
+        let token = SessionToken(token);
+        Message::Welcome(Welcome {
+            protocol,
+            host,
+            term,
+            vcpu_count,
+            memory_bytes,
+            input_bytes,
+            token,
+        })
+    })
+}
+
+fn any_message() -> impl Strategy<Value = Message> {
+    let reason = prop_oneof![
+        Just(RefuseReason::Busy),
+        Just(RefuseReason::InputMismatch),
+        (100u16..).prop_map(RefuseReason::Other)
+    ];
+    prop_oneof![
+        any_hello(),
+        any_welcome(),
+        (reason, any::<u64>(), text()).prop_map(|(reason, term, text)| Message::Refuse(Refusal {
+            reason,
+            term,
+            text
+        })),
+        seq().prop_map(|seq| Message::SyncDone { seq }),
+        any::<u64>().prop_map(|term| Message::InSync { term }),
+        (seq(), seq()).prop_map(|(received, verified)| Message::Ack { received, verified }),
+        seq().prop_map(|seq| Message::Released { seq }),
+        (seq(), any::<u128>(), any::<u128>()).prop_map(|(seq, expected, found)| {
+            Message::Diverged {
+                seq,
+                expected,
+                found,
+            }
+        }),
+        any::<u8>().prop_map(|status| Message::Ended { status }),
+        text().prop_map(|reason| Message::Goodbye { reason }),
+    ]
+}
+
+/// Everything a reader makes of some bytes, pushed in pieces.
+fn read(bytes: &[u8], piece: usize) -> Result<Vec<Message>, ControlError> {
+    let mut reader = MessageReader::new();
+    let mut messages = Vec::new();
+    for part in bytes.chunks(piece.max(1)) {
+        reader.push(part);
+        while let Some(message) = reader.poll()? {
+            messages.push(message);
+        }
+    }
+    Ok(messages)
+}
+
+proptest! {
+    #[test]
+    fn messages_survive_the_wire_in_any_pieces(
+        messages in prop::collection::vec(any_message(), 1..6), piece in 1usize..100,
+    ) {
+        let bytes: Vec<u8> = messages.iter().flat_map(Message::encode).collect();
+        prop_assert_eq!(read(&bytes, piece).unwrap(), messages);
+    }
+
+    #[test]
+    fn truncated_messages_wait_and_flipped_bits_never_panic(
+        message in any_message(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
+        let mut bytes = message.encode().to_vec();
+        let cut = at.index(bytes.len());
+        prop_assert_eq!(read(&bytes[..cut], 7).unwrap(), vec![]);
+        bytes[cut] ^= 1 << bit;
+        let _ = read(&bytes, 7);
+    }
+
+    #[test]
+    fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let now = Instant::now();
+        let _ = read(&bytes, 13);
+        let _ = Heartbeat::decode(&bytes);
+        let mut body = vec![0; 8];
+        body[..4].copy_from_slice(&(bytes.len() as u32 + 4).to_le_bytes());
+        body[4] = 1;
+        body[6] = bytes.first().map_or(0, |b| b % 12);
+        body.extend(&bytes);
+        let _ = read(&body, 50);
+        let mut backup = BackupSession::new(BEAT, now);
+        let _ = backup.handle_control(&body, now);
+        let _ = backup.handle_datagram(&body[4..], now);
+    }
+}
+
+#[test]
+fn a_length_out_of_bounds_is_refused_before_anything_is_kept() {
+    for length in [0u32, 3, MESSAGE_BYTES_MAX as u32 - 3, u32::MAX] {
+        let error = read(&length.to_le_bytes(), 4).unwrap_err();
+        assert_eq!(
+            error,
+            ControlError::Length {
+                bytes: u64::from(length)
+            }
+        );
+    }
+}
+
+#[test]
+fn long_texts_are_cut_at_a_character() {
+    let reason = "\u{20ac}".repeat(TEXT_BYTES_MAX);
+    let bytes = Message::Goodbye { reason }.encode();
+    let messages = read(&bytes, 999).unwrap();
+    let [Message::Goodbye { reason }] = messages.as_slice() else {
+        panic!("{messages:?}");
+    };
+    assert_eq!(reason.len(), TEXT_BYTES_MAX / 3 * 3);
+}
+
+#[test]
+fn a_text_cannot_forge_a_line_in_a_log() {
+    let bytes = Message::Goodbye {
+        reason: "a\nb".into(),
+    }
+    .encode();
+    assert!(read(&bytes, 99).is_err());
+}
+
+#[test]
+fn versions_may_grow() {
+    let mut newer = Message::Released { seq: CommitSeq(5) }.encode().to_vec();
+    newer.extend([1, 2, 3]);
+    newer[0] += 3;
+    assert_eq!(
+        read(&newer, 99).unwrap(),
+        [Message::Released { seq: CommitSeq(5) }]
+    );
+
+    let mut optional = newer.clone();
+    optional[6..8].copy_from_slice(&0x8001u16.to_le_bytes());
+    assert_eq!(read(&optional, 99).unwrap(), []);
+    optional[6..8].copy_from_slice(&0x7fffu16.to_le_bytes());
+    assert_eq!(
+        read(&optional, 99).unwrap_err(),
+        ControlError::Kind { kind: 0x7fff }
+    );
+
+    newer[4] = 9;
+    assert_eq!(
+        read(&newer, 99).unwrap_err(),
+        ControlError::Version { theirs: 9 }
+    );
+}
+
+#[test]
+fn a_refusal_is_understood_whatever_the_version() {
+    let refusal = Refusal {
+        reason: RefuseReason::WrongVersion,
+        term: 3,
+        text: "version 2 here".into(),
+    };
+    let mut bytes = Message::Refuse(refusal.clone()).encode().to_vec();
+    bytes[4] = 2;
+    assert_eq!(read(&bytes, 99).unwrap(), [Message::Refuse(refusal)]);
+}
+
+#[test]
+fn admission_names_what_differs() {
+    let primary = Admission::Primary(identity());
+    assert_eq!(admit(&primary, None, &hello(), TOKEN).unwrap().term, 7);
+    let cases: [(RefuseReason, &str, Hello); 7] = [
+        (
+            RefuseReason::WrongVersion,
+            "2 to 3",
+            Hello {
+                protocol: VersionRange { min: 2, max: 3 },
+                ..hello()
+            },
+        ),
+        (
+            RefuseReason::WrongVersion,
+            "log version 1",
+            Hello {
+                log_version: 2,
+                ..hello()
+            },
+        ),
+        (
+            RefuseReason::WrongVm,
+            "vm.name",
+            Hello {
+                vm: "db".into(),
+                ..hello()
+            },
+        ),
+        (
+            RefuseReason::AlsoPrimary,
+            "term 7",
+            Hello {
+                role: PeerRole::Primary,
+                ..hello()
+            },
+        ),
+        (
+            RefuseReason::ShapeNotSupported,
+            "2 vCPUs",
+            Hello {
+                vcpu_max: 1,
+                ..hello()
+            },
+        ),
+        (
+            RefuseReason::InputMismatch,
+            "78 bytes on beta",
+            Hello {
+                input_bytes: Some(78),
+                ..hello()
+            },
+        ),
+        (
+            RefuseReason::InputMismatch,
+            "none on beta",
+            Hello {
+                input_bytes: None,
+                ..hello()
+            },
+        ),
+    ];
+    for (reason, text, hello) in cases {
+        let refusal = admit(&primary, None, &hello, TOKEN).unwrap_err();
+        assert_eq!((refusal.reason, refusal.term), (reason, 7));
+        assert!(refusal.text.contains(text), "{}", refusal.text);
+    }
+    let busy = admit(&primary, Some("gamma"), &hello(), TOKEN).unwrap_err();
+    assert!(busy.reason == RefuseReason::Busy && busy.text.contains("gamma"));
+    let backup = Admission::NotPrimary {
+        host: "alpha".into(),
+        term: 2,
+    };
+    let refusal = admit(&backup, None, &hello(), TOKEN).unwrap_err();
+    assert_eq!(
+        (refusal.reason, refusal.term),
+        (RefuseReason::NotPrimary, 2)
+    );
+}
+
+struct Pair {
+    primary: PrimarySession,
+    backup: BackupSession,
+    lag: Arc<Mutex<LagTracker>>,
+}
+
+impl Pair {
+    fn new(now: Instant) -> Self {
+        let lag = Arc::new(Mutex::new(LagTracker::new(CommitSeq(10))));
+        Self {
+            primary: PrimarySession::new(BEAT, lag.clone(), now),
+            backup: BackupSession::new(BEAT, now),
+            lag,
+        }
+    }
+
+    fn send(&self, seq: u64, at: Instant) {
+        let frame = QueuedFrame {
+            seq: CommitSeq(seq),
+            at,
+            bytes: Bytes::from_static(b"x"),
+        };
+        self.lag.lock().unwrap().sent(&[frame]);
+    }
+
+    /// Carries control messages both ways; the number that reached the primary.
+    fn carry(&mut self, now: Instant) -> Result<usize, SessionError> {
+        let mut count = 0;
+        while let Some(bytes) = self.backup.poll_transmit() {
+            self.primary.handle_control(&bytes, now)?;
+            count += 1;
+        }
+        while let Some(bytes) = self.primary.poll_transmit() {
+            self.backup.handle_control(&bytes, now)?;
+        }
+        Ok(count)
+    }
+}
+
+fn report(received: u64, verified: u64) -> BackupCommand {
+    BackupCommand::Report {
+        received: CommitSeq(received),
+        verified: CommitSeq(verified),
+    }
+}
+
+#[test]
+fn positions_travel_newest_only_and_only_when_they_advance() {
+    let now = Instant::now();
+    let mut pair = Pair::new(now);
+    for n in 11..=20 {
+        pair.send(n, now);
+        pair.backup.handle_command(report(n, n - 1));
+    }
+    pair.backup.handle_command(report(15, 15));
+    assert_eq!(pair.carry(now).unwrap(), 1);
+    let ack = PrimaryEvent::Ack {
+        received: CommitSeq(20),
+        verified: CommitSeq(19),
+    };
+    assert_eq!(pair.primary.poll_event(), Some(ack));
+    assert_eq!(pair.primary.poll_event(), None);
+    pair.backup.handle_command(report(20, 19));
+    assert_eq!(pair.carry(now).unwrap(), 0);
+    assert_eq!(pair.lag.lock().unwrap().to_received().count(), 10);
+
+    for seq in [12, 18, 15] {
+        pair.primary.handle_command(PrimaryCommand::Released {
+            seq: CommitSeq(seq),
+        });
+    }
+    pair.carry(now).unwrap();
+    assert_eq!(
+        pair.backup.poll_event(),
+        Some(BackupEvent::Released { seq: CommitSeq(18) })
+    );
+    assert_eq!(pair.backup.poll_event(), None);
+}
+
+#[test]
+fn a_session_from_sync_to_goodbye() {
+    let now = Instant::now();
+    let mut pair = Pair::new(now);
+    pair.backup
+        .handle_command(BackupCommand::SyncDone { seq: CommitSeq(10) });
+    pair.primary
+        .handle_command(PrimaryCommand::InSync { term: 7 });
+    pair.primary
+        .handle_command(PrimaryCommand::Ended { status: 3 });
+    pair.primary.handle_command(PrimaryCommand::Goodbye {
+        reason: "the guest has ended".into(),
+    });
+    pair.carry(now).unwrap();
+    assert_eq!(
+        pair.primary.poll_event(),
+        Some(PrimaryEvent::SyncDone { seq: CommitSeq(10) })
+    );
+    assert_eq!(
+        pair.backup.poll_event(),
+        Some(BackupEvent::InSync { term: 7 })
+    );
+    assert_eq!(
+        pair.backup.poll_event(),
+        Some(BackupEvent::Ended { status: 3 })
+    );
+    let left = PeerLeft::Goodbye("the guest has ended".into());
+    assert_eq!(pair.backup.peer_left(), Some(&left));
+}
+
+#[test]
+fn a_peer_that_lies_or_plays_the_wrong_role_is_found_out() {
+    let now = Instant::now();
+    let mut pair = Pair::new(now);
+    pair.backup.handle_command(report(11, 11));
+    let error = pair.carry(now).unwrap_err();
+    assert!(
+        error.to_string().contains("commit 11, but only 10"),
+        "{error}"
+    );
+    let ended = Message::Ended { status: 0 }.encode();
+    assert!(pair.primary.handle_control(&ended, now).is_err());
+    let ack = Message::Ack {
+        received: CommitSeq(1),
+        verified: CommitSeq(1),
+    }
+    .encode();
+    assert!(pair.backup.handle_control(&ack, now).is_err());
+    let again = Message::Hello(hello()).encode();
+    assert!(pair.primary.handle_control(&again, now).is_err());
+}
+
+#[test]
+fn heartbeats_come_in_time_show_life_once_and_measure_the_round_trip() {
+    let start = Instant::now();
+    let ms = |n| start + Duration::from_millis(n);
+    let mut pair = Pair::new(start);
+    let beat = pair
+        .primary
+        .poll_datagram(start)
+        .expect("the first at once");
+    assert!(pair.primary.poll_datagram(ms(19)).is_none());
+    assert_eq!(pair.primary.next_timeout(), ms(20));
+
+    pair.backup.handle_datagram(&beat, ms(3)).unwrap();
+    pair.backup.handle_datagram(&beat, ms(4)).unwrap();
+    let sign = BackupEvent::SignOfLife {
+        committed: CommitSeq(10),
+    };
+    assert_eq!(pair.backup.poll_event(), Some(sign));
+    pair.backup.handle_datagram(&beat, ms(5)).unwrap();
+    assert_eq!(
+        pair.backup.poll_event(),
+        None,
+        "a repeated heartbeat is no sign of life"
+    );
+
+    let answer = pair.backup.poll_datagram(ms(13)).unwrap();
+    pair.primary.handle_datagram(&answer, ms(15)).unwrap();
+    assert_eq!(pair.primary.round_trips().summary().max, 5_000_000);
+
+    assert!(pair.primary.poll_datagram(ms(500)).is_some());
+    assert!(
+        pair.primary.poll_datagram(ms(500)).is_none(),
+        "missed ones are not made up for"
+    );
+}
+
+#[test]
+fn a_slow_application_does_not_make_a_session_grow() {
+    let now = Instant::now();
+    let mut pair = Pair::new(now);
+    for n in 11..2000 {
+        pair.send(n, now);
+        pair.backup.handle_command(report(n, n));
+        pair.carry(now).unwrap();
+        pair.primary.handle_sign();
+    }
+    assert_eq!(pair.primary.events_waiting(), 1);
+}
