@@ -310,6 +310,22 @@ fn fields_out_of_range_are_refused_with_their_place() {
     };
     let long = [&[1, 0, 16][..], &[b'x'; 4097]].concat();
     assert_eq!(fault_of(4, &long, LIMITS), expected);
+    let port_read = [1, 0, 1, 0, 1, 0x28, 0x80, 0x80, 0x04];
+    let expected = Fault::OutOfRange {
+        field: "register address",
+        value: 0x1_0000,
+    };
+    assert_eq!(fault_of(4, &port_read, LIMITS), expected);
+    let expected = Fault::OutOfRange {
+        field: "vCPU state",
+        value: 1 << 20,
+    };
+    let long_state = [
+        &[1, 0x80, 0x80, 0x80, 0x08, 0, 0, 0, 0x80, 0x80, 0x40][..],
+        &vec![0; 2 << 20],
+    ]
+    .concat();
+    assert_eq!(fault_of(1, &long_state, Limits::BEFORE_SNAPSHOT), expected);
     assert_eq!(fault_of(6, &[], LIMITS), Fault::UnknownKind(6));
     assert!(matches!(
         fault_of(1, &[0, 0], Limits::BEFORE_SNAPSHOT),

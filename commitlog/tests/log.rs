@@ -7,6 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use common::{chunk, digest, history, snapshot, stream};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use samsara_commitlog::{
     CommitSeq, Exit, Frame, FrameKind, GuestTime, LogError, LogReader, LogWriter, OrderError,
     Record, StreamOrder, Tail, verify,
@@ -116,6 +119,12 @@ fn a_tail_torn_anywhere_ends_the_log_and_is_cut_off() {
 
         let (mut writer, summary) = LogWriter::reopen(&path).unwrap();
         assert_eq!((summary.valid_bytes, summary.tail), (valid as u64, tail));
+        let kept = fs::metadata(&path).unwrap().len();
+        assert_eq!(
+            kept,
+            (valid as u64).max(12),
+            "the torn tail is gone, {length}"
+        );
         for frame in &frames[whole..] {
             writer.append(frame).unwrap();
         }
@@ -201,6 +210,56 @@ fn frames_inside_a_torn_frame_do_not_make_it_damage() {
             valid_bytes: starts[3] as u64
         }
     );
+}
+
+/// Several frames of one unfinished write may be damaged; without a whole one it is still a tail.
+#[test]
+fn damaged_frames_to_the_end_are_torn() {
+    let frames = history();
+    let (mut bytes, starts) = stream(&frames);
+    let before_last = starts[frames.len() - 2];
+    bytes[before_last + 1] ^= 1;
+    let torn = Tail::Torn {
+        valid_bytes: before_last as u64,
+    };
+    let (_folder, path) = file_of(&bytes[..bytes.len() - 1]);
+    assert_eq!(
+        frames_of(&path).unwrap(),
+        (frames[..frames.len() - 2].to_vec(), torn)
+    );
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(frames_of(&path).unwrap().1, torn);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever is done to a file, what is read from it is what was written, as far as it goes.
+    #[test]
+    fn a_mutated_file_gives_a_part_of_what_was_written_from_its_start(
+        changes in vec((any::<Index>(), any::<u8>()), 0..6),
+        cut in any::<Index>(),
+        rubbish in vec(any::<u8>(), 0..40),
+    ) {
+        let frames = history();
+        let (mut bytes, _) = stream(&frames);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut.index(2 * bytes.len()));
+        bytes.extend(rubbish);
+        let (_folder, path) = file_of(&bytes);
+        let found: Vec<_> = LogReader::open(&path).unwrap().map_while(Result::ok).collect();
+        prop_assert!(frames.starts_with(&found));
+        let sound = verify(&path).is_ok();
+        let reopened = LogWriter::reopen(&path);
+        prop_assert_eq!(reopened.is_ok(), sound);
+        if !sound {
+            prop_assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+    }
 }
 
 /// A made-up file of many headers, each with a long body that is not right, is judged in bounded time.
