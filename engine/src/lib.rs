@@ -1,1 +1,43 @@
-//! Recording and replay.
+//! Running a machine: recorded in chunks, or natively; and following a log that another made.
+
+mod consume;
+mod cpu;
+mod native;
+mod outside;
+mod record;
+pub mod stats;
+
+pub use consume::{ConsumeError, Consumer};
+pub use cpu::Cpu;
+pub use native::NativeRun;
+pub use outside::{Item, Outside};
+pub use record::{Recorder, Settings};
+pub use stats::{LaneStats, Stats, StatsSnapshot};
+
+use samsara_machine::{ApplyError, kvm, memory};
+
+/// Why a machine cannot run on. None of these is the guest's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// KVM refused a request.
+    #[error(transparent)]
+    Kvm(#[from] kvm::KvmError),
+    /// Guest memory cannot be reached.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
+    /// A commit of our own does not apply: a bug.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The input file cannot be read.
+    #[error("cannot read vm.input at byte {offset}")]
+    Input {
+        /// Where in the file.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A vCPU thread cannot be started.
+    #[error("cannot start the thread of a vCPU")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,1 +1,13 @@
-//! The virtual machine as state.
+//! The virtual machine as state: the image, vCPU states, devices, and the one [`Machine::apply`]
+//! that moves them along the commit log; and KVM, which runs vCPUs on that state.
+//!
+//! The only crate with unsafe code. Guest memory is never a Rust reference here: it is reached
+//! through raw pointers and copied.
+
+pub mod bare;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod vcpu;
+
+pub use machine::{Applied, ApplyError, Check, Ended, Machine, Output};

@@ -1,0 +1,146 @@
+//! Following a log: a backup, or a reader of a log file.
+
+use samsara_commitlog::{CommitSeq, Frame, StateDigest};
+use samsara_machine::machine::{Check, SnapshotError, SnapshotLoader};
+use samsara_machine::{ApplyError, Machine, Output};
+
+/// Why a frame cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumeError {
+    /// A frame is not where it belongs.
+    #[error("{found} is not what follows {after}")]
+    Unexpected {
+        /// What came.
+        found: &'static str,
+        /// What came before it.
+        after: &'static str,
+    },
+    /// The snapshot does not make a machine.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A record does not apply.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The whole state is not the producer's.
+    #[error("state digest at commit {}: expected {:#034x}, found {:#034x}",
+        expected.seq, expected.digest, found.digest)]
+    Divergence {
+        /// The producer's.
+        expected: StateDigest,
+        /// This machine's.
+        found: StateDigest,
+    },
+}
+
+impl ConsumeError {
+    /// Whether state differs, as opposed to a log that is not one.
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, Self::Divergence { .. } | Self::Apply(ApplyError::Divergence { .. }))
+    }
+}
+
+/// Follows frames: `Empty -> Loading -> Following`.
+#[derive(Debug, Default)]
+pub struct Consumer {
+    state: State,
+    digests_compared: u64,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Empty,
+    Loading(SnapshotLoader),
+    Following(Box<Machine>),
+    /// An error left nothing that could be used.
+    Broken,
+}
+
+impl Consumer {
+    /// Takes the next frame. Gives what the commit wants to emit.
+    pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
+        let state = std::mem::replace(&mut self.state, State::Broken);
+        let (state, outputs) = self.step(state, frame)?;
+        self.state = state;
+        Ok(outputs)
+    }
+
+    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Vec<Output>), ConsumeError> {
+        let state = match (state, frame) {
+            (State::Empty, Frame::SnapshotStart(start)) => {
+                State::Loading(SnapshotLoader::new(start.clone())?)
+            }
+            (State::Loading(mut loader), Frame::SnapshotPages(runs)) => {
+                loader.pages(runs)?;
+                State::Loading(loader)
+            }
+            (State::Loading(loader), Frame::SnapshotEnd(digest)) => {
+                State::Following(Box::new(loader.finish(*digest)?))
+            }
+            (State::Following(mut machine), Frame::Record(record)) => {
+                let applied = machine.apply(record, Check::Digest)?;
+                return Ok((State::Following(machine), applied.outputs));
+            }
+            (State::Following(mut machine), Frame::Digest(expected)) => {
+                let found = machine.digest();
+                if found != *expected {
+                    return Err(ConsumeError::Divergence { expected: *expected, found });
+                }
+                self.digests_compared += 1;
+                State::Following(machine)
+            }
+            (state, frame) => {
+                let (found, after) = (frame_name(frame), state.name());
+                return Err(ConsumeError::Unexpected { found, after });
+            }
+        };
+        Ok((state, Vec::new()))
+    }
+
+    /// The machine, once its snapshot is complete.
+    pub fn machine(&self) -> Option<&Machine> {
+        match &self.state {
+            State::Following(machine) => Some(machine),
+            _ => None,
+        }
+    }
+
+    /// The machine, to carry on from.
+    pub fn into_machine(self) -> Option<Machine> {
+        match self.state {
+            State::Following(machine) => Some(*machine),
+            _ => None,
+        }
+    }
+
+    /// The last commit applied.
+    pub fn seq(&self) -> Option<CommitSeq> {
+        self.machine().map(Machine::seq)
+    }
+
+    /// Whole-state digests that were compared and equal.
+    pub fn digests_compared(&self) -> u64 {
+        self.digests_compared
+    }
+}
+
+impl State {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Empty => "the start of a log",
+            Self::Loading(_) => "an incomplete snapshot",
+            Self::Following(_) => "a snapshot or record",
+            Self::Broken => "a frame that failed",
+        }
+    }
+}
+
+fn frame_name(frame: &Frame) -> &'static str {
+    match frame {
+        Frame::SnapshotStart(_) => "a snapshot",
+        Frame::SnapshotPages(_) => "memory of a snapshot",
+        Frame::SnapshotEnd(_) => "the end of a snapshot",
+        Frame::Record(_) => "a record",
+        Frame::Digest(_) => "a digest",
+    }
+}

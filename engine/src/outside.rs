@@ -1,0 +1,31 @@
+//! What lies outside the machine: where commits and outputs go, and where inputs come from.
+
+use bytes::Bytes;
+use samsara_commitlog::{CommitSeq, Record, StateDigest};
+use samsara_machine::Output;
+
+/// Something for the commit log, in its order.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A commit.
+    Record(Record),
+    /// Digest of the whole state after the record before it.
+    Digest(StateDigest),
+}
+
+/// The outside, as the engine sees it.
+pub trait Outside: Send + Sync + 'static {
+    /// Waits until the log has room for more. This is the only back-pressure; it returns early
+    /// when [`Self::is_open`] turns false.
+    fn wait_for_room(&self);
+
+    /// Takes the next items of the log and what the commit wants to emit. Called under the commit
+    /// lock, in commit order: must not block.
+    fn committed(&self, seq: CommitSeq, items: Vec<Item>, outputs: Vec<Output>);
+
+    /// Reads at most `bytes` bytes of the input file at `offset`; none at its end.
+    fn read_input(&self, offset: u64, bytes: usize) -> std::io::Result<Bytes>;
+
+    /// 64 random bits.
+    fn random(&self) -> u64;
+}

@@ -1,0 +1,342 @@
+//! One chunk: settle, run, validate, commit or squash.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use samsara_commitlog::{
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit,
+    Record, VcpuIndex,
+};
+use samsara_machine::Machine;
+use samsara_machine::bare::{Seen, interpret};
+use samsara_machine::kvm::{RawExit, Restore};
+use samsara_machine::machine::ChunkDigest;
+use samsara_machine::memory::{MemoryError, PageIndex, Residency};
+use samsara_machine::vcpu::VcpuState;
+
+use super::committer::Shared;
+use super::contended::Contended;
+use super::held::HeldPages;
+use super::lane::Lane;
+use super::pacing::{Pacing, Waiting};
+use crate::EngineError;
+use crate::cpu::Cpu;
+use crate::stats::{LaneStats, count};
+
+/// A stale held page that changed within so many chunks is refreshed; others are dropped.
+const REFRESH_AGE: u32 = 8;
+/// Held pages that have not changed for so many chunks are released when a view holds too many.
+const COLD_AGE: u32 = 16;
+/// Chunks between looks for cold pages.
+const RELEASE_EVERY: u32 = 32;
+
+/// How a chunk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Committed,
+    Squashed,
+    /// The recorder is stopping; the chunk leaves no trace.
+    Abandoned,
+}
+
+/// What a chunk found before it took the commit lock.
+struct Result {
+    started_after: CommitSeq,
+    boundary: Boundary,
+    exit: Exit,
+    memory: ByteRuns,
+    digest: ChunkDigest,
+}
+
+/// Runs the chunks of one vCPU, on its thread.
+pub(super) struct ChunkRunner<C> {
+    index: VcpuIndex,
+    shared: Arc<Shared>,
+    cpu: C,
+    held: HeldPages,
+    contended: Contended,
+    pacing: Pacing,
+    /// The vCPU at its last commit.
+    start: VcpuState,
+    /// Scratch for the state at a chunk's end.
+    end: VcpuState,
+    chunks: u32,
+    held_pages_max: usize,
+}
+
+impl<C: Cpu> ChunkRunner<C> {
+    pub(super) fn new(
+        index: VcpuIndex,
+        shared: Arc<Shared>,
+        mut cpu: C,
+        start: VcpuState,
+    ) -> std::result::Result<Self, EngineError> {
+        cpu.restore(&start, Restore::Whole)?;
+        let settings = shared.settings;
+        let pages = shared.lane(index).view.layout().page_count() as usize;
+        let held_pages_max = match settings.held_pages_max {
+            // All views together hold at most as much again as the guest has, or 16 MiB each.
+            0 => (pages / shared.lanes.len()).max(4096),
+            count => count,
+        };
+        let pacing = Pacing::new(
+            settings.chunk_min,
+            settings.chunk_max,
+            settings.squashes_before_exclusive,
+        );
+        Ok(Self {
+            index,
+            end: start.clone(),
+            start,
+            shared,
+            cpu,
+            held: HeldPages::default(),
+            contended: Contended::default(),
+            pacing,
+            chunks: 0,
+            held_pages_max,
+        })
+    }
+
+    fn lane(&self) -> &Lane {
+        self.shared.lane(self.index)
+    }
+
+    pub(super) fn stats(&self) -> &LaneStats {
+        &self.shared.stats.lanes[usize::from(self.index.0)]
+    }
+
+    pub(super) fn must_be_exclusive(&self) -> bool {
+        self.pacing.must_be_exclusive()
+    }
+
+    /// Runs one chunk to its commit or squash.
+    pub(super) fn run_chunk(&mut self) -> std::result::Result<Outcome, EngineError> {
+        let started_after = self.settle()?;
+        self.cpu.forget_kicks();
+        if self.shared.is_stopping() {
+            return Ok(Outcome::Abandoned);
+        }
+        let began = Instant::now();
+        let limit = self.pacing.limit();
+        self.lane().begin_run();
+        let raw = self.execute(limit)?;
+        self.lane().end_run();
+        let ran = began.elapsed();
+        let stale = self.stale_pages()?;
+        if !stale.is_empty() {
+            self.squash(&raw, &stale)?;
+            return Ok(Outcome::Squashed);
+        }
+        let result = self.result(&raw, started_after, ran >= limit)?;
+        self.commit(&raw, result, ran)
+    }
+
+    /// Runs the vCPU until something ends the chunk, noting the pages that it makes private.
+    fn execute(&mut self, limit: std::time::Duration) -> std::result::Result<RawExit, EngineError> {
+        let began = Instant::now();
+        loop {
+            let left = limit.saturating_sub(began.elapsed());
+            let raw = self.cpu.run(left.max(std::time::Duration::from_micros(1)))?;
+            let Self { cpu, held, shared, index, .. } = self;
+            let set = &shared.lane(*index).held;
+            cpu.take_written(&mut |page| held.insert(set, page))?;
+            if raw != RawExit::RingFull {
+                self.held.end_chunk();
+                return Ok(raw);
+            }
+            self.cpu.reset_ring()?;
+        }
+    }
+
+    /// The pages that others committed and that this view shows: the chunk may have read them.
+    fn stale_pages(&self) -> std::result::Result<Vec<(PageIndex, Residency)>, MemoryError> {
+        let lane = self.lane();
+        let incoming = lane.take_incoming();
+        let mut pages: Vec<_> = incoming.iter().flat_map(|pages| pages.iter().copied()).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        let mut stale = Vec::new();
+        if !pages.is_empty() {
+            lane.view.residency(&pages, |page, found| {
+                if found != Residency::Absent {
+                    stale.push((page, found));
+                }
+            })?;
+        }
+        Ok(stale)
+    }
+
+    /// Makes sure that no page of the view is stale; gives the last commit that it then shows.
+    fn settle(&mut self) -> std::result::Result<CommitSeq, MemoryError> {
+        let published = self.shared.published();
+        let mut stale = self.stale_pages()?;
+        // The image's own pages always show the image.
+        stale.retain(|&(_, found)| found == Residency::Private);
+        self.settle_pages(&stale)?;
+        Ok(published)
+    }
+
+    /// Brings stale pages up to date: refreshed where this vCPU keeps writing them, else dropped.
+    fn settle_pages(
+        &mut self,
+        stale: &[(PageIndex, Residency)],
+    ) -> std::result::Result<(), MemoryError> {
+        let mut dropped = Vec::new();
+        for &(page, _) in stale {
+            match self.held.age(page) {
+                Some(age) if age < REFRESH_AGE => self.lane().view.refresh(page),
+                _ => dropped.push(page),
+            }
+        }
+        self.drop_pages(&dropped)
+    }
+
+    fn drop_pages(&mut self, pages: &[PageIndex]) -> std::result::Result<(), MemoryError> {
+        let lane = self.shared.lane(self.index);
+        lane.view.drop_pages(pages)?;
+        self.held.remove(&lane.held, pages);
+        Ok(())
+    }
+
+    fn squash(
+        &mut self,
+        raw: &RawExit,
+        stale: &[(PageIndex, Residency)],
+    ) -> std::result::Result<(), EngineError> {
+        if matches!(raw, RawExit::Read { .. }) {
+            // KVM would finish the load inside the next run, on top of the restored state.
+            self.cpu.complete_read(0)?;
+        }
+        self.cpu.restore(&self.start, Restore::KeepTime)?;
+        for page in self.held.pages() {
+            self.shared.lane(self.index).view.refresh(page);
+        }
+        stale.iter().for_each(|&(page, _)| self.contended.insert(page));
+        self.settle_pages(stale)?;
+        self.pacing.squashed();
+        count(&self.stats().squashes, 1);
+        Ok(())
+    }
+
+    /// Finds what the chunk did: the exit, the bytes it changed, all without the commit lock.
+    fn result(
+        &mut self,
+        raw: &RawExit,
+        started_after: CommitSeq,
+        timed_out: bool,
+    ) -> std::result::Result<Result, EngineError> {
+        if !matches!(raw, RawExit::Read { .. }) {
+            self.cpu.capture(&mut self.end)?;
+        }
+        let lane = self.shared.lane(self.index);
+        let random = || self.shared.outside.random();
+        let exit = interpret(raw, &self.end, Seen::View(&lane.view), random);
+        let boundary = match raw {
+            RawExit::Cut if timed_out => Boundary::Timer,
+            RawExit::Cut => Boundary::Kick,
+            _ => Boundary::Exit,
+        };
+        let mut runs = ByteRunsBuilder::default();
+        self.held.visit(|page| lane.view.push_changes(page, &mut runs));
+        let memory = runs.finish();
+        let mut digest = ChunkDigest::default();
+        memory.iter().for_each(|(address, bytes)| digest.memory(address, bytes));
+        Ok(Result { started_after, boundary, exit, memory, digest })
+    }
+
+    fn commit(
+        &mut self,
+        raw: &RawExit,
+        result: Result,
+        ran: std::time::Duration,
+    ) -> std::result::Result<Outcome, EngineError> {
+        let shared = Arc::clone(&self.shared);
+        let mut machine = shared.machine();
+        let locked = Instant::now();
+        let stale = self.stale_pages()?;
+        if !stale.is_empty() {
+            drop(machine);
+            self.squash(raw, &stale)?;
+            return Ok(Outcome::Squashed);
+        }
+        if machine.ended().is_some() {
+            return Ok(Outcome::Abandoned);
+        }
+        let boundary = result.boundary;
+        let changed_memory = !result.memory.is_empty();
+        let record = self.record(&machine, result)?;
+        let written = shared.commit(&mut machine, record, Some(self.index))?;
+        assert!(
+            machine.vcpu(self.index) == &self.end,
+            "invariant 2: the committed state of vCPU {} is not the one it has",
+            self.index
+        );
+        drop(machine);
+        shared.stats.commit.add(locked.elapsed());
+        std::mem::swap(&mut self.start, &mut self.end);
+        shared.kick_stale(&written, Some(self.index));
+        self.after_commit(boundary, changed_memory, ran)?;
+        Ok(Outcome::Committed)
+    }
+
+    /// Makes the chunk's record, under the commit lock. Loads get their value here, from the
+    /// devices as they are at this commit.
+    fn record(
+        &mut self,
+        machine: &Machine,
+        result: Result,
+    ) -> std::result::Result<Record, EngineError> {
+        let Result { started_after, boundary, mut exit, memory, digest } = result;
+        let guest_time = self.shared.now(machine);
+        if matches!(exit, Exit::Read { .. }) {
+            let value = machine.devices().read_value(&exit, guest_time);
+            if let RawExit::Fatal(reason) = self.cpu.complete_read(value)? {
+                exit = Exit::Fatal { rip: self.start.regs().rip, reason };
+            }
+            self.cpu.capture(&mut self.end)?;
+        }
+        let vcpu = self.end.changes_since(&self.start);
+        count(
+            &self.shared.stats.effect_bytes,
+            (memory.encoded().len() + vcpu.encoded().len()) as u64,
+        );
+        let chunk = Chunk {
+            vcpu: self.index,
+            started_after,
+            boundary,
+            exit,
+            result: ChunkResult::Effects(Effects { memory, vcpu }),
+            digest: digest.finish(&self.end),
+        };
+        Ok(Record { seq: machine.seq().next(), guest_time, commit: Commit::Chunk(chunk) })
+    }
+
+    /// Bookkeeping of a committed chunk, outside the lock.
+    fn after_commit(
+        &mut self,
+        boundary: Boundary,
+        changed_memory: bool,
+        ran: std::time::Duration,
+    ) -> std::result::Result<(), EngineError> {
+        count(&self.stats().chunks, 1);
+        self.shared.stats.chunk.add(ran);
+        let waiting = self.pacing.committed(boundary == Boundary::Timer, changed_memory);
+        if waiting == Waiting::Yes {
+            let least = self.shared.settings.chunk_min;
+            let own = usize::from(self.index.0);
+            let others = self.shared.lanes.iter().enumerate().filter(|(index, _)| *index != own);
+            others.for_each(|(_, lane)| lane.kick_if_running_for(least));
+        }
+        let contended = self.contended.after_commit();
+        let untouched: Vec<_> =
+            contended.into_iter().filter(|&page| self.held.age(page) != Some(0)).collect();
+        self.drop_pages(&untouched)?;
+        self.chunks = self.chunks.wrapping_add(1);
+        if self.held.count() > self.held_pages_max && self.chunks.is_multiple_of(RELEASE_EVERY) {
+            let cold = self.held.colder_than(COLD_AGE);
+            self.drop_pages(&cold)?;
+        }
+        Ok(())
+    }
+}

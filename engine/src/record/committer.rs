@@ -1,0 +1,179 @@
+//! The commit lock, and what happens under it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
+use samsara_machine::memory::PageIndex;
+use samsara_machine::{Applied, ApplyError, Check, Machine};
+
+use super::lane::Lane;
+use crate::outside::{Item, Outside};
+use crate::stats::{Stats, count};
+
+/// How chunks are recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Shortest chunk.
+    pub chunk_min: Duration,
+    /// Longest chunk.
+    pub chunk_max: Duration,
+    /// Commits between digests of the whole state; 0 for none.
+    pub digest_every: u64,
+    /// Pages that a view may hold; 0 to let memory size decide.
+    pub held_pages_max: usize,
+    /// Squashes in a row after which a chunk runs alone.
+    pub squashes_before_exclusive: u32,
+}
+
+/// What all lanes share.
+pub(super) struct Shared {
+    machine: Mutex<Machine>,
+    /// Read by chunks, written by whoever must have the vCPUs stand still.
+    pub(super) turns: RwLock<()>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) outside: Arc<dyn Outside>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) settings: Settings,
+    /// The last commit whose pages are in all `incoming` lists.
+    published: AtomicU64,
+    stopping: AtomicBool,
+    /// Serialises INPUT operations: each reads on where the one before it stopped.
+    pub(super) input_file: Mutex<()>,
+    parked: Condvar,
+    /// Guest clock at `started`.
+    clock_base: GuestTime,
+    started: Instant,
+}
+
+impl Shared {
+    pub(super) fn new(
+        machine: Machine,
+        lanes: Vec<Lane>,
+        outside: Arc<dyn Outside>,
+        stats: Arc<Stats>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            published: AtomicU64::new(machine.seq().0),
+            clock_base: machine.guest_time(),
+            machine: Mutex::new(machine),
+            turns: RwLock::new(()),
+            lanes,
+            outside,
+            stats,
+            settings,
+            stopping: AtomicBool::new(false),
+            input_file: Mutex::new(()),
+            parked: Condvar::new(),
+            started: Instant::now(),
+        }
+    }
+
+    pub(super) fn lane(&self, index: VcpuIndex) -> &Lane {
+        &self.lanes[usize::from(index.0)]
+    }
+
+    /// Takes the commit lock.
+    pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn published(&self) -> CommitSeq {
+        CommitSeq(self.published.load(Ordering::Acquire))
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.kick_all();
+        // Under the lock, so that nobody who is about to park misses it.
+        let _machine = self.machine();
+        self.parked.notify_all();
+    }
+
+    pub(super) fn kick_all(&self) {
+        self.lanes.iter().for_each(Lane::kick);
+    }
+
+    /// Waits until the recorder stops.
+    pub(super) fn park_until_stop(&self) {
+        let mut machine = self.machine();
+        while !self.is_stopping() {
+            machine = self.parked.wait(machine).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The guest clock now. It stands still while nothing commits, and never goes back.
+    pub(super) fn now(&self, machine: &Machine) -> GuestTime {
+        let now = self.clock_base.0 + self.started.elapsed().as_nanos() as u64;
+        GuestTime(now.max(machine.guest_time().0))
+    }
+
+    /// Commits under the lock: applies, tells the other lanes, hands over to the log.
+    pub(super) fn commit(
+        &self,
+        machine: &mut Machine,
+        record: Record,
+        by: Option<VcpuIndex>,
+    ) -> Result<Arc<[PageIndex]>, ApplyError> {
+        let seq = record.seq;
+        let Applied { written, outputs } = machine.apply(&record, Check::Produced)?;
+        let written: Arc<[PageIndex]> = written.into();
+        if !written.is_empty() {
+            for (index, lane) in self.lanes.iter().enumerate() {
+                if by != Some(VcpuIndex(index as u8)) {
+                    lane.publish(&written);
+                }
+            }
+        }
+        self.published.store(seq.0, Ordering::Release);
+        let mut items = vec![Item::Record(record)];
+        let every = self.settings.digest_every;
+        if every != 0 && seq.0.is_multiple_of(every) {
+            items.push(Item::Digest(machine.digest()));
+            count(&self.stats.digests, 1);
+        }
+        let has_ended = machine.ended().is_some();
+        self.outside.committed(seq, items, outputs);
+        count(&self.stats.commits, 1);
+        if has_ended {
+            self.stopping.store(true, Ordering::SeqCst);
+            self.kick_all();
+            self.parked.notify_all();
+        }
+        Ok(written)
+    }
+
+    /// Commits an input: something from outside, or a device's next step.
+    pub(super) fn commit_input(&self, input: Input) -> Result<(), ApplyError> {
+        let written = {
+            let mut machine = self.machine();
+            if machine.ended().is_some() {
+                return Ok(());
+            }
+            let seq = machine.seq().next();
+            let guest_time = self.now(&machine);
+            let record = Record { seq, guest_time, commit: Commit::Input(input) };
+            self.commit(&mut machine, record, None)?
+        };
+        self.kick_stale(&written, None);
+        Ok(())
+    }
+
+    /// Ends the chunks of others that a commit has made void.
+    pub(super) fn kick_stale(&self, written: &[PageIndex], by: Option<VcpuIndex>) {
+        if written.is_empty() {
+            return;
+        }
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if by != Some(VcpuIndex(index as u8)) {
+                lane.kick_if_stale(written);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The pages that a view holds: private, writable, and compared with the image at each chunk's end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use samsara_machine::memory::PageIndex;
+
+/// One bit a page; written by its lane, read by committers that look for chunks to kick.
+#[derive(Debug)]
+pub(super) struct PageSet {
+    words: Box<[AtomicU64]>,
+}
+
+impl PageSet {
+    pub(super) fn new(page_count: u32) -> Self {
+        Self { words: (0..page_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    pub(super) fn contains(&self, page: PageIndex) -> bool {
+        self.words[page.0 as usize / 64].load(Ordering::Relaxed) & bit(page) != 0
+    }
+
+    /// Adds a page; says whether it is new.
+    fn insert(&self, page: PageIndex) -> bool {
+        self.words[page.0 as usize / 64].fetch_or(bit(page), Ordering::Relaxed) & bit(page) == 0
+    }
+
+    fn remove(&self, page: PageIndex) {
+        self.words[page.0 as usize / 64].fetch_and(!bit(page), Ordering::Relaxed);
+    }
+}
+
+fn bit(page: PageIndex) -> u64 {
+    1 << (page.0 % 64)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    page: PageIndex,
+    changed_at: u32,
+}
+
+/// The held pages of one view, in page order, with the chunk that last changed each.
+#[derive(Debug, Default)]
+pub(super) struct HeldPages {
+    pages: Vec<Held>,
+    new: Vec<PageIndex>,
+    now: u32,
+}
+
+impl HeldPages {
+    /// Notes a page that became private in the running chunk.
+    pub(super) fn insert(&mut self, set: &PageSet, page: PageIndex) {
+        if set.insert(page) {
+            self.new.push(page);
+        }
+    }
+
+    /// Sorts in what was inserted. Call once a chunk, before [`Self::visit`].
+    pub(super) fn end_chunk(&mut self) {
+        self.now = self.now.wrapping_add(1);
+        if !self.new.is_empty() {
+            let now = self.now;
+            self.pages.extend(self.new.drain(..).map(|page| Held { page, changed_at: now }));
+            self.pages.sort_unstable_by_key(|held| held.page);
+        }
+    }
+
+    /// Visits all pages in order; `changed` says of each whether the chunk changed it.
+    pub(super) fn visit(&mut self, mut changed: impl FnMut(PageIndex) -> bool) {
+        for held in &mut self.pages {
+            if changed(held.page) {
+                held.changed_at = self.now;
+            }
+        }
+    }
+
+    /// Chunks since a held page last changed; `None` if it is not held.
+    pub(super) fn age(&self, page: PageIndex) -> Option<u32> {
+        let place = self.pages.binary_search_by_key(&page, |held| held.page).ok()?;
+        Some(self.now.wrapping_sub(self.pages[place].changed_at))
+    }
+
+    pub(super) fn pages(&self) -> impl Iterator<Item = PageIndex> {
+        self.pages.iter().map(|held| held.page)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Forgets pages (rising) that were dropped from the view.
+    pub(super) fn remove(&mut self, set: &PageSet, dropped: &[PageIndex]) {
+        if dropped.is_empty() {
+            return;
+        }
+        dropped.iter().for_each(|&page| set.remove(page));
+        self.pages.retain(|held| set.contains(held.page));
+    }
+
+    /// The pages that have not changed for `age` chunks, in order.
+    pub(super) fn colder_than(&self, age: u32) -> Vec<PageIndex> {
+        let is_cold = |held: &&Held| self.now.wrapping_sub(held.changed_at) >= age;
+        self.pages.iter().filter(is_cold).map(|held| held.page).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_age_until_they_change() {
+        let set = PageSet::new(100);
+        let mut held = HeldPages::default();
+        for page in [7, 3, 99, 7] {
+            held.insert(&set, PageIndex(page));
+        }
+        held.end_chunk();
+        assert_eq!(held.pages().map(|page| page.0).collect::<Vec<_>>(), [3, 7, 99]);
+        held.end_chunk();
+        held.visit(|page| page.0 == 3);
+        assert_eq!(held.age(PageIndex(3)), Some(0));
+        assert_eq!(held.age(PageIndex(7)), Some(1));
+        assert_eq!(held.age(PageIndex(8)), None);
+        let cold = held.colder_than(1);
+        assert_eq!(cold, [PageIndex(7), PageIndex(99)]);
+        held.remove(&set, &cold);
+        assert_eq!(held.count(), 1);
+        assert!(!set.contains(PageIndex(99)));
+    }
+}

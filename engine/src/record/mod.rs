@@ -1,0 +1,30 @@
+//! Recording: vCPUs run chunks in private views and commit them in one order.
+//!
+//! A chunk's life, all of it on its vCPU's thread ([`worker`]):
+//!
+//! ```text
+//! settle -> run -> harvest -> validate -> compare -> lock { validate, apply, publish } -> kick
+//!   ^                            |                            |
+//!   +---------- squash <---------+----------------------------+
+//! ```
+//!
+//! *Validation is the reader's.* Each commit's pages go to the `incoming` list of every other lane
+//! under the commit lock. Before a chunk commits, with its vCPU stopped, it looks whether any
+//! incoming page is resident in its view; if one is, the chunk may have read it and is squashed.
+//! Asking the reader, and asking when it stands still, leaves no window: a page fault in progress
+//! (which copies a page first and shows it in the page table later) is over by then.
+//!
+//! After publishing, and outside the lock, a committer looks into the other views itself and kicks
+//! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
+
+mod chunk;
+mod committer;
+mod contended;
+mod held;
+mod lane;
+mod pacing;
+mod recorder;
+mod worker;
+
+pub use committer::Settings;
+pub use recorder::Recorder;

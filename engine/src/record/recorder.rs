@@ -1,0 +1,128 @@
+//! A recorded machine that runs.
+
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use samsara_commitlog::{Input, VcpuIndex};
+use samsara_machine::Machine;
+use samsara_machine::kvm::{Host, Vcpu, Vm};
+use samsara_machine::memory::View;
+
+use super::committer::{Settings, Shared};
+use super::lane::Lane;
+use super::worker;
+use crate::EngineError;
+use crate::cpu::Cpu;
+use crate::outside::Outside;
+use crate::stats::Stats;
+
+/// A machine whose vCPUs run in chunks, each on its own thread.
+pub struct Recorder {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Result<(), EngineError>>>,
+    /// Kept while the vCPUs run: their memory slots and rings belong to them.
+    _vms: Vec<Vm>,
+}
+
+impl Recorder {
+    /// Lets a machine run on this host's KVM.
+    pub fn start(
+        host: &Host,
+        machine: Machine,
+        outside: Arc<dyn Outside>,
+        stats: Arc<Stats>,
+        settings: Settings,
+    ) -> Result<Self, EngineError> {
+        let mut vms = Vec::new();
+        let mut cpus: Vec<(View, Vcpu)> = Vec::new();
+        for index in (0..machine.shape().vcpu_count).map(VcpuIndex) {
+            let view = View::new(machine.image())?;
+            let vm = Vm::on_view(host, &view)?;
+            cpus.push((view, vm.vcpu(host, index)?));
+            vms.push(vm);
+        }
+        Self::start_on(cpus, vms, machine, outside, stats, settings)
+    }
+
+    /// Lets a machine run on vCPUs that are given, by index.
+    pub fn start_on<C: Cpu>(
+        cpus: Vec<(View, C)>,
+        vms: Vec<Vm>,
+        machine: Machine,
+        outside: Arc<dyn Outside>,
+        stats: Arc<Stats>,
+        settings: Settings,
+    ) -> Result<Self, EngineError> {
+        let (lanes, cpus): (Vec<_>, Vec<_>) =
+            cpus.into_iter().map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu)).unzip();
+        let shared = Arc::new(Shared::new(machine, lanes, outside, stats, settings));
+        let mut recorder = Self { shared, threads: Vec::new(), _vms: vms };
+        for (index, cpu) in cpus.into_iter().enumerate() {
+            let shared = Arc::clone(&recorder.shared);
+            let body = move || {
+                let result = worker::run(VcpuIndex(index as u8), &shared, cpu);
+                if result.is_err() {
+                    shared.stop();
+                }
+                result
+            };
+            let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
+            recorder.threads.push(thread.map_err(EngineError::Thread)?);
+        }
+        Ok(recorder)
+    }
+
+    /// Hands the guest bytes typed at its console; gives how many it had room for.
+    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
+        let room = self.shared.machine().devices().console_room();
+        let taken = bytes.len().min(room).min(Input::CONSOLE_BYTES_MAX);
+        if taken > 0 {
+            let _turn = self.shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+            let bytes = Bytes::copy_from_slice(&bytes[..taken]);
+            self.shared.commit_input(Input::Console(bytes))?;
+        }
+        Ok(taken)
+    }
+
+    /// Has all vCPUs stand still between commits while `look` sees the machine.
+    pub fn paused<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
+        self.shared.kick_all();
+        let _alone = self.shared.turns.write().unwrap_or_else(PoisonError::into_inner);
+        look(&mut self.shared.machine())
+    }
+
+    /// Looks at the committed machine between two commits. Commits wait meanwhile.
+    pub fn peek<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.shared.machine())
+    }
+
+    /// Stops the vCPUs at their last commits and gives the machine back, unless it failed.
+    pub fn stop(mut self) -> Result<(), EngineError> {
+        self.shared.stop();
+        self.join()
+    }
+
+    /// Whether all vCPU threads have ended: the machine has, or something failed.
+    pub fn is_finished(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    fn join(&mut self) -> Result<(), EngineError> {
+        let mut first = Ok(());
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(result) => first = first.and(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        first
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.shared.stop();
+        let _ = self.join();
+    }
+}

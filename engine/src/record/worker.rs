@@ -1,0 +1,93 @@
+//! A vCPU's thread: turns, device operations, and one chunk after the other.
+
+use std::sync::{Arc, PoisonError};
+
+use samsara_commitlog::{Input, VcpuIndex};
+use samsara_machine::bare::Operation;
+
+use super::chunk::{ChunkRunner, Outcome};
+use super::committer::Shared;
+use crate::cpu::Cpu;
+use crate::stats::count;
+use crate::EngineError;
+
+/// What a vCPU does next.
+enum Next {
+    Chunk,
+    /// A step of a device operation, of at most so many bytes.
+    Step(Operation, usize),
+    /// It has halted.
+    Park,
+    Leave,
+}
+
+/// Runs a vCPU until the machine ends or the recorder stops.
+pub(super) fn run<C: Cpu>(
+    index: VcpuIndex,
+    shared: &Arc<Shared>,
+    mut cpu: C,
+) -> Result<(), EngineError> {
+    cpu.attach()?;
+    let state = shared.machine().vcpu(index).clone();
+    let mut runner = ChunkRunner::new(index, Arc::clone(shared), cpu, state)?;
+    loop {
+        match next(index, shared) {
+            Next::Leave => return Ok(()),
+            Next::Park => shared.park_until_stop(),
+            Next::Step(operation, bytes) => step(index, shared, operation, bytes)?,
+            Next::Chunk => chunk(shared, &mut runner)?,
+        }
+    }
+}
+
+fn next(index: VcpuIndex, shared: &Shared) -> Next {
+    let machine = shared.machine();
+    if shared.is_stopping() || machine.ended().is_some() {
+        return Next::Leave;
+    }
+    if machine.devices().is_halted(index) {
+        return Next::Park;
+    }
+    match machine.devices().pending(index) {
+        Some(pending) => Next::Step(pending.operation, pending.step_bytes()),
+        None => Next::Chunk,
+    }
+}
+
+/// One chunk, in its turn: beside the others, or alone after it has lost too often.
+fn chunk<C: Cpu>(shared: &Shared, runner: &mut ChunkRunner<C>) -> Result<(), EngineError> {
+    shared.outside.wait_for_room();
+    if runner.must_be_exclusive() {
+        shared.kick_all();
+        let _alone = shared.turns.write().unwrap_or_else(PoisonError::into_inner);
+        if runner.run_chunk()? == Outcome::Committed {
+            count(&runner.stats().exclusive_chunks, 1);
+        }
+    } else {
+        let _turn = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+        runner.run_chunk()?;
+    }
+    Ok(())
+}
+
+/// Moves the next bytes of a device operation, as a commit of its own.
+fn step(
+    vcpu: VcpuIndex,
+    shared: &Shared,
+    operation: Operation,
+    bytes: usize,
+) -> Result<(), EngineError> {
+    shared.outside.wait_for_room();
+    let _file = shared.input_file.lock().unwrap_or_else(PoisonError::into_inner);
+    let input = match operation {
+        Operation::Output => Input::OutputStep { vcpu },
+        Operation::Input => {
+            let offset = shared.machine().devices().input_offset();
+            let read = shared.outside.read_input(offset, bytes);
+            let bytes = read.map_err(|source| EngineError::Input { offset, source })?;
+            Input::File { vcpu, bytes }
+        }
+    };
+    let _turn = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+    Ok(shared.commit_input(input)?)
+}

@@ -1,0 +1,102 @@
+//! KVM's dirty ring: the pages that a vCPU wrote for the first time since it was last reset.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kvm_bindings::kvm_dirty_gfn;
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use super::host::KvmError;
+use crate::memory::{HOLE_START, PageIndex};
+use samsara_commitlog::PAGE_BYTES;
+
+const ENTRIES: u32 = 16384;
+/// Size of the ring; KVM wants it in bytes.
+pub(super) const RING_BYTES: usize = ENTRIES as usize * size_of::<kvm_dirty_gfn>();
+/// Where the ring is mapped, in pages of the vCPU's file.
+const RING_PAGE_OFFSET: i64 = 64;
+const FLAG_DIRTY: u32 = 1;
+const FLAG_HARVESTED: u32 = 2;
+/// Harvested entries are given back when half the ring is used: giving back write-protects the
+/// pages again, and each costs a fault at its next write.
+const GIVE_BACK_AT: u32 = ENTRIES / 2;
+const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
+
+/// The ring of one vCPU.
+#[derive(Debug)]
+pub(super) struct DirtyRing {
+    entries: NonNull<kvm_dirty_gfn>,
+    next: u32,
+    taken: u32,
+    vm: RawFd,
+}
+
+// SAFETY: the mapping lives until drop and is used by whoever owns the vCPU.
+unsafe impl Send for DirtyRing {}
+
+impl DirtyRing {
+    /// Maps the ring. `vm` must outlive it; its descriptor is used to give entries back.
+    pub(super) fn new(vcpu: &VcpuFd, vm: &VmFd) -> Result<Self, KvmError> {
+        // SAFETY: the kernel picks a fresh place in our address space.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                RING_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                vcpu.as_raw_fd(),
+                RING_PAGE_OFFSET * PAGE_BYTES as i64,
+            )
+        };
+        let entries = NonNull::new(base.cast()).filter(|_| base != libc::MAP_FAILED);
+        let entries = entries.ok_or_else(|| KvmError::Signal {
+            what: "the dirty ring",
+            source: io::Error::last_os_error(),
+        })?;
+        Ok(Self { entries, next: 0, taken: 0, vm: vm.as_raw_fd() })
+    }
+
+    /// Takes what is new in the ring.
+    pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<(), KvmError> {
+        loop {
+            // SAFETY: the index is below the number of entries in the mapping.
+            let entry = unsafe { self.entries.as_ptr().add((self.next % ENTRIES) as usize) };
+            // SAFETY: entry points into the mapping.
+            let flags = unsafe { &raw mut (*entry).flags };
+            // SAFETY: the kernel and we share this word, and both use atomic accesses.
+            let flags = unsafe { AtomicU32::from_ptr(flags) };
+            if flags.load(Ordering::Acquire) & FLAG_DIRTY == 0 {
+                break;
+            }
+            // SAFETY: entry points into the mapping; the acquire above orders these reads.
+            let (slot, offset) = unsafe { ((*entry).slot, (*entry).offset) };
+            flags.store(FLAG_HARVESTED, Ordering::Release);
+            let first = if slot & 0xffff == 0 { 0 } else { HOLE_START / PAGE_BYTES as u64 };
+            page(PageIndex((first + offset) as u32));
+            self.next = self.next.wrapping_add(1);
+            self.taken += 1;
+        }
+        if self.taken >= GIVE_BACK_AT { self.give_back() } else { Ok(()) }
+    }
+
+    /// Gives harvested entries back to KVM.
+    pub(super) fn give_back(&mut self) -> Result<(), KvmError> {
+        // SAFETY: a request on our VM without pointers.
+        if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
+            let source = kvm_ioctls::Error::last();
+            return Err(KvmError::Request { request: "KVM_RESET_DIRTY_RINGS", source });
+        }
+        self.taken = 0;
+        Ok(())
+    }
+}
+
+impl Drop for DirtyRing {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, unused from here on.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), RING_BYTES) };
+    }
+}
+

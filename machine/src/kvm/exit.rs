@@ -1,0 +1,36 @@
+//! Why a vCPU stopped running.
+
+use samsara_commitlog::Space;
+
+/// What ended a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawExit {
+    /// The timer or a kick.
+    Cut,
+    /// A store to an address or port without memory.
+    Write {
+        /// Address space.
+        space: Space,
+        /// Address or port.
+        address: u64,
+        /// Bytes, 1 to 8.
+        size: u8,
+        /// Zero-extended.
+        value: u64,
+    },
+    /// A load from an address or port without memory; it waits for its value.
+    Read {
+        /// Address space.
+        space: Space,
+        /// Address or port.
+        address: u64,
+        /// Bytes, 1 to 8.
+        size: u8,
+    },
+    /// The ring of written pages must be emptied before the vCPU can go on.
+    RingFull,
+    /// HLT with no interrupt controller in the kernel.
+    Halt,
+    /// The vCPU cannot go on.
+    Fatal(String),
+}

@@ -1,0 +1,17 @@
+//! KVM: virtual machines whose slots point into the image or into a view, and vCPUs that run
+//! until an exit, a timer or a kick.
+
+mod capture;
+mod dirty_ring;
+mod exit;
+mod host;
+mod kick;
+mod vcpu;
+mod vm;
+
+pub use capture::Restore;
+pub use exit::RawExit;
+pub use host::{Host, KvmError};
+pub use kick::Kicker;
+pub use vcpu::{Vcpu, VcpuFault};
+pub use vm::Vm;

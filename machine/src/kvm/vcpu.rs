@@ -1,0 +1,218 @@
+//! A KVM vCPU: runs until an exit, its timer or a kick.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::kvm_msr_entry;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use samsara_commitlog::{Space, VcpuIndex};
+
+use super::dirty_ring::DirtyRing;
+use super::exit::RawExit;
+use super::host::{Host, KvmError};
+use super::kick::{Attachment, Kicker};
+use crate::memory::PageIndex;
+use crate::vcpu::StateError;
+
+/// What can go wrong with a vCPU.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuFault {
+    /// KVM refused a request.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A state from outside does not fit.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// A KVM vCPU. Fields are declared in the order in which they must be dropped.
+#[derive(Debug)]
+pub struct Vcpu {
+    pub(super) index: VcpuIndex,
+    attachment: Option<Attachment>,
+    ring: Option<DirtyRing>,
+    pub(super) fd: VcpuFd,
+    pub(super) msr_indices: Vec<u32>,
+    kicker: Arc<Kicker>,
+    /// The run page does not yet show the state that was restored.
+    pub(super) restored: bool,
+}
+
+impl Vcpu {
+    pub(super) fn new(
+        host: &Host,
+        fd: VcpuFd,
+        index: VcpuIndex,
+        ring: Option<DirtyRing>,
+    ) -> Result<Self, KvmError> {
+        let mut cpuid = host.cpuid.clone();
+        for entry in cpuid.as_mut_slice() {
+            match entry.function {
+                1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (u32::from(index.0) << 24),
+                0xb | 0x1f => entry.edx = index.0.into(),
+                _ => {}
+            }
+        }
+        fd.set_cpuid2(&cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
+        let msr_indices = usable_msrs(&fd, &host.msr_indices);
+        let kicker = Arc::new(Kicker::new());
+        let mut vcpu = Self {
+            index,
+            attachment: None,
+            ring,
+            fd,
+            msr_indices,
+            kicker,
+            restored: true,
+        };
+        vcpu.request_sync_registers();
+        Ok(vcpu)
+    }
+
+    /// Makes the calling thread the one that runs this vCPU. Call once, before the first run.
+    pub fn attach(&mut self) -> Result<(), KvmError> {
+        let run = self.fd.get_kvm_run();
+        let immediate_exit = &raw mut run.immediate_exit;
+        self.attachment = Some(Attachment::new(&self.kicker, immediate_exit)?);
+        Ok(())
+    }
+
+    /// What ends this vCPU's runs from other threads.
+    pub fn kicker(&self) -> Arc<Kicker> {
+        Arc::clone(&self.kicker)
+    }
+
+    /// The MSRs that are part of the state on this host.
+    pub fn msr_indices(&self) -> &[u32] {
+        &self.msr_indices
+    }
+
+    /// Runs until an exit, a kick, or until `limit` has passed. A store is complete when this
+    /// returns; a load waits for [`Self::complete_read`].
+    pub fn run(&mut self, limit: Option<Duration>) -> Result<RawExit, KvmError> {
+        self.fd.set_kvm_immediate_exit(0);
+        if let Some(attachment) = &self.attachment {
+            attachment.arm(limit);
+        }
+        // A kick from before the flag was cleared would otherwise be lost.
+        if self.kicker.is_requested() {
+            self.fd.set_kvm_immediate_exit(1);
+        }
+        let exit = self.enter()?;
+        if limit.is_some() && let Some(attachment) = &self.attachment {
+            attachment.arm(None);
+        }
+        match exit {
+            RawExit::Write { address, .. } => self.finish_access(address, exit),
+            other => Ok(other),
+        }
+    }
+
+    /// Answers the load that ended the last run, and lets the instruction finish.
+    pub fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {
+        let run = self.fd.get_kvm_run();
+        let bytes = value.to_le_bytes();
+        let base = (&raw mut *run).cast::<u8>();
+        if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
+            // SAFETY: the exit reason says that this is the member of the union in use.
+            let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+            mmio.data = bytes;
+        } else {
+            // SAFETY: as above: the only other exit that waits for a value is port input.
+            let io = unsafe { run.__bindgen_anon_1.io };
+            let length = usize::from(io.size).min(bytes.len());
+            // SAFETY: the kernel places the data inside the mapped run area.
+            let data = unsafe { base.add(io.data_offset as usize) };
+            // SAFETY: as above, for `length` bytes.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, length) };
+        }
+        self.finish_access(0, RawExit::Cut)
+    }
+
+    /// Lets KVM finish the instruction of the last device access without running the guest.
+    fn finish_access(&mut self, address: u64, exit: RawExit) -> Result<RawExit, KvmError> {
+        self.fd.set_kvm_immediate_exit(1);
+        match self.enter()? {
+            RawExit::Cut => Ok(exit),
+            _ => Ok(RawExit::Fatal(format!("device access of more than 8 bytes at {address:#x}"))),
+        }
+    }
+
+    fn enter(&mut self) -> Result<RawExit, KvmError> {
+        self.restored = false;
+        loop {
+            let result = match self.fd.run() {
+                Err(error) => match error.errno() {
+                    libc::EINTR => Ok(RawExit::Cut),
+                    libc::EAGAIN => continue,
+                    _ => Ok(RawExit::Fatal(format!("KVM_RUN: {error}"))),
+                },
+                Ok(VcpuExit::Unsupported(kvm_bindings::KVM_EXIT_DIRTY_RING_FULL)) => {
+                    Ok(RawExit::RingFull)
+                }
+                Ok(exit) => Ok(translate(exit)),
+            };
+            return result;
+        }
+    }
+
+    /// Takes the pages that were written for the first time since their last report.
+    pub fn take_written(&mut self, page: impl FnMut(PageIndex)) -> Result<(), KvmError> {
+        match &mut self.ring {
+            Some(ring) => ring.harvest(page),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room in the ring after [`RawExit::RingFull`].
+    pub fn reset_ring(&mut self) -> Result<(), KvmError> {
+        match &mut self.ring {
+            Some(ring) => ring.give_back(),
+            None => Ok(()),
+        }
+    }
+}
+
+fn translate(exit: VcpuExit<'_>) -> RawExit {
+    match exit {
+        VcpuExit::MmioWrite(address, data) => access(Space::Mmio, address, data, true),
+        VcpuExit::MmioRead(address, data) => access(Space::Mmio, address, data, false),
+        VcpuExit::IoOut(port, data) => access(Space::Port, port.into(), data, true),
+        VcpuExit::IoIn(port, data) => access(Space::Port, port.into(), data, false),
+        VcpuExit::Hlt => RawExit::Halt,
+        VcpuExit::Intr => RawExit::Cut,
+        VcpuExit::Shutdown => RawExit::Fatal("triple fault".into()),
+        VcpuExit::InternalError => {
+            RawExit::Fatal("KVM cannot emulate the instruction (internal error)".into())
+        }
+        VcpuExit::FailEntry(reason, _) => {
+            RawExit::Fatal(format!("KVM refuses the vCPU state (reason {reason:#x})"))
+        }
+        other => RawExit::Fatal(format!("KVM exit {other:?}")),
+    }
+}
+
+fn access(space: Space, address: u64, data: &[u8], is_write: bool) -> RawExit {
+    if data.len() > 8 {
+        return RawExit::Fatal(format!("string access to port {address:#x}"));
+    }
+    let mut bytes = [0; 8];
+    bytes[..data.len()].copy_from_slice(data);
+    let size = data.len() as u8;
+    if is_write {
+        RawExit::Write { space, address, size, value: u64::from_le_bytes(bytes) }
+    } else {
+        RawExit::Read { space, address, size }
+    }
+}
+
+/// The MSRs of the list that this vCPU lets us read and write back.
+fn usable_msrs(fd: &VcpuFd, indices: &[u32]) -> Vec<u32> {
+    let works = |index: u32| {
+        let entry = kvm_msr_entry { index, ..Default::default() };
+        let mut msrs = kvm_bindings::Msrs::from_entries(&[entry]).ok()?;
+        (fd.get_msrs(&mut msrs).ok()? == 1).then_some(())?;
+        (fd.set_msrs(&msrs).ok()? == 1).then_some(index)
+    };
+    indices.iter().copied().filter_map(works).collect()
+}

@@ -1,0 +1,228 @@
+//! The one place where committed state changes.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use samsara_commitlog::{
+    ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, Effects, Gpa, PAGE_BYTES, Record, VcpuIndex,
+};
+
+use super::{ChunkDigest, Ended, Machine, Output};
+use crate::bare::{DeviceError, Effect};
+use crate::memory::{MemoryError, PageIndex};
+use crate::vcpu::StateError;
+
+/// Why a record cannot follow this state. The record, or the state, is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It is not the next one.
+    #[error("record {found} cannot follow commit {after}")]
+    OutOfOrder {
+        /// The last commit.
+        after: CommitSeq,
+        /// The record's place.
+        found: CommitSeq,
+    },
+    /// The machine has stopped.
+    #[error("record {0} comes after the machine has stopped")]
+    AfterEnd(CommitSeq),
+    /// The guest clock would move back.
+    #[error("record {0} moves the guest clock back")]
+    TimeMovesBack(CommitSeq),
+    /// It names a vCPU that this machine does not have, or one that has halted or waits.
+    #[error("record {seq} is of vCPU {vcpu}, which cannot run")]
+    NoSuchVcpu {
+        /// The record.
+        seq: CommitSeq,
+        /// The vCPU.
+        vcpu: VcpuIndex,
+    },
+    /// Its effects do not fit the machine.
+    #[error("record {seq}: {source}")]
+    Memory {
+        /// The record.
+        seq: CommitSeq,
+        /// What does not fit.
+        #[source]
+        source: MemoryError,
+    },
+    /// Its vCPU state does not fit.
+    #[error("record {seq}: {source}")]
+    State {
+        /// The record.
+        seq: CommitSeq,
+        /// What does not fit.
+        #[source]
+        source: StateError,
+    },
+    /// Its input does not fit.
+    #[error("record {seq}: {source}")]
+    Device {
+        /// The record.
+        seq: CommitSeq,
+        /// What does not fit.
+        #[source]
+        source: DeviceError,
+    },
+    /// The state after it is not what the producer had.
+    #[error("record {seq} has digest {expected:#018x}, but the state after it {found:#018x}")]
+    Divergence {
+        /// The record.
+        seq: CommitSeq,
+        /// The producer's digest.
+        expected: u64,
+        /// This machine's.
+        found: u64,
+    },
+}
+
+/// Whether a chunk's digest is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// By consumers: the record came from elsewhere.
+    Digest,
+    /// By the producer, which has just made the digest from the same bytes.
+    Produced,
+}
+
+/// What a commit did besides changing the state.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Pages of memory that changed, rising, each once.
+    pub written: Vec<PageIndex>,
+    /// What wants to leave the host, in order.
+    pub outputs: Vec<Output>,
+}
+
+impl Machine {
+    /// Applies the next record.
+    ///
+    /// On an error the state may be half changed: the machine must not be used further.
+    pub fn apply(&mut self, record: &Record, check: Check) -> Result<Applied, ApplyError> {
+        self.check_order(record)?;
+        self.seq = record.seq;
+        self.guest_time = record.guest_time;
+        let mut applied = Applied::default();
+        let effect = match &record.commit {
+            Commit::Chunk(chunk) => {
+                self.apply_result(chunk, check, &mut applied.written)?;
+                self.devices.exit(chunk.vcpu, &chunk.exit, &self.image)
+            }
+            Commit::Input(input) => self
+                .devices
+                .input(input, &self.image)
+                .map_err(|source| ApplyError::Device { seq: record.seq, source })?,
+        };
+        self.apply_effect(effect, &mut applied)?;
+        applied.written.sort_unstable();
+        applied.written.dedup();
+        applied.written.iter().for_each(|&page| self.digest.mark(page));
+        Ok(applied)
+    }
+
+    fn check_order(&self, record: &Record) -> Result<(), ApplyError> {
+        if record.seq != self.seq.next() {
+            return Err(ApplyError::OutOfOrder { after: self.seq, found: record.seq });
+        }
+        if self.ended.is_some() {
+            return Err(ApplyError::AfterEnd(record.seq));
+        }
+        if record.guest_time < self.guest_time {
+            return Err(ApplyError::TimeMovesBack(record.seq));
+        }
+        if let Commit::Chunk(chunk) = &record.commit {
+            let can_run = chunk.vcpu.0 < self.shape.vcpu_count
+                && !self.devices.is_halted(chunk.vcpu)
+                && self.devices.pending(chunk.vcpu).is_none();
+            if !can_run {
+                return Err(ApplyError::NoSuchVcpu { seq: record.seq, vcpu: chunk.vcpu });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_result(
+        &mut self,
+        chunk: &Chunk,
+        check: Check,
+        written: &mut Vec<PageIndex>,
+    ) -> Result<(), ApplyError> {
+        let ChunkResult::Effects(Effects { memory, vcpu }) = &chunk.result;
+        let seq = self.seq;
+        for (address, bytes) in memory.iter() {
+            self.store(Gpa(address), bytes, written)?;
+        }
+        let state = &mut self.vcpus[usize::from(chunk.vcpu.0)];
+        state.apply(vcpu).map_err(|source| ApplyError::State { seq, source })?;
+        if check == Check::Digest {
+            let found = self.result_digest(memory, chunk.vcpu)?;
+            if found != chunk.digest {
+                return Err(ApplyError::Divergence { seq, expected: chunk.digest, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of a chunk's result as it now is in memory.
+    fn result_digest(&self, memory: &ByteRuns, vcpu: VcpuIndex) -> Result<u64, ApplyError> {
+        let mut digest = ChunkDigest::default();
+        let mut buffer = Vec::new();
+        for (address, bytes) in memory.iter() {
+            buffer.resize(bytes.len(), 0);
+            let read = self.image.read(Gpa(address), &mut buffer);
+            read.map_err(|source| ApplyError::Memory { seq: self.seq, source })?;
+            digest.memory(address, &buffer);
+        }
+        Ok(digest.finish(&self.vcpus[usize::from(vcpu.0)]))
+    }
+
+    fn apply_effect(&mut self, effect: Effect, applied: &mut Applied) -> Result<(), ApplyError> {
+        for (gpa, bytes) in &effect.dma {
+            self.store(*gpa, bytes, &mut applied.written)?;
+        }
+        applied.outputs.extend(effect.console.map(Output::Console));
+        if let Some(ended) = effect.ended {
+            self.ended = Some(ended.clone());
+            applied.outputs.push(Output::Ended(ended));
+        }
+        Ok(())
+    }
+
+    fn store(
+        &self,
+        gpa: Gpa,
+        bytes: &[u8],
+        written: &mut Vec<PageIndex>,
+    ) -> Result<(), ApplyError> {
+        let result = self.image.write(gpa, bytes);
+        result.map_err(|source| ApplyError::Memory { seq: self.seq, source })?;
+        for page in pages_of(self.image.layout().offset_of(gpa, bytes.len() as u64), bytes.len()) {
+            if written.last() != Some(&PageIndex(page)) {
+                written.push(PageIndex(page));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pages_of(offset: Option<usize>, bytes: usize) -> Range<u32> {
+    let Some(offset) = offset else { return 0..0 };
+    (offset / PAGE_BYTES) as u32..(offset + bytes).div_ceil(PAGE_BYTES) as u32
+}
+
+impl Ended {
+    /// Whether the guest chose to stop.
+    pub fn is_orderly(&self) -> bool {
+        !matches!(self, Self::Fault { .. })
+    }
+}
+
+impl Output {
+    /// Bytes that it holds while it waits.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Console(bytes) => Bytes::len(bytes),
+            Self::Ended(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A machine as frames, and frames as a machine.
+
+use std::sync::Arc;
+
+use samsara_commitlog::{
+    ByteRuns, ByteRunsBuilder, Gpa, PAGE_BYTES, SNAPSHOT_PAGES_BYTES, SnapshotStart, StateDigest,
+};
+
+use super::Machine;
+use crate::bare::{BareDevices, DeviceError};
+use crate::memory::{Image, MemoryDigest, MemoryError};
+use crate::vcpu::{STATE_VERSION, StateError, VcpuState};
+
+/// Why frames do not make a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The layout of states is of another version.
+    #[error("the snapshot has state layout {found}; this build has {STATE_VERSION}")]
+    Version {
+        /// The snapshot's.
+        found: u32,
+    },
+    /// A vCPU's state does not fit.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The devices' state does not fit.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Memory cannot be had, or a page is outside it.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Something was lost or changed on the way.
+    #[error("the snapshot at commit {} has another digest than its sender's", expected.seq)]
+    Digest {
+        /// The sender's.
+        expected: StateDigest,
+    },
+}
+
+impl Machine {
+    /// Everything but memory.
+    pub fn snapshot_start(&self) -> SnapshotStart {
+        SnapshotStart {
+            shape: self.shape,
+            seq: self.seq,
+            guest_time: self.guest_time,
+            state_version: STATE_VERSION,
+            vcpus: self.vcpus.iter().map(|vcpu| vcpu.as_bytes().to_vec().into()).collect(),
+            devices: self.devices.encode(),
+        }
+    }
+
+    /// Memory that is not zero, in pieces that fit a frame. Nothing may commit meanwhile.
+    pub fn snapshot_pages(&self) -> impl Iterator<Item = Result<ByteRuns, MemoryError>> {
+        const PIECE_PAGES: usize = SNAPSHOT_PAGES_BYTES / (PAGE_BYTES + 16);
+        let image = &self.image;
+        let mut pages = image.touched_pages().peekable();
+        std::iter::from_fn(move || {
+            pages.peek()?;
+            let mut piece = ByteRunsBuilder::default();
+            let mut bytes = [0; PAGE_BYTES];
+            for page in pages.by_ref().take(PIECE_PAGES) {
+                let gpa = image.layout().gpa_of(page);
+                if let Err(error) = image.read(gpa, &mut bytes) {
+                    return Some(Err(error));
+                }
+                if bytes.iter().any(|&byte| byte != 0) {
+                    piece.push(gpa.0, &bytes);
+                }
+            }
+            Some(Ok(piece.finish()))
+        })
+    }
+}
+
+/// Builds a machine from the frames of a snapshot: `new`, `pages` for each piece, `finish`.
+#[derive(Debug)]
+pub struct SnapshotLoader {
+    start: SnapshotStart,
+    image: Arc<Image>,
+}
+
+impl SnapshotLoader {
+    /// Begins with the first frame.
+    pub fn new(start: SnapshotStart) -> Result<Self, SnapshotError> {
+        if start.state_version != STATE_VERSION {
+            return Err(SnapshotError::Version { found: start.state_version });
+        }
+        let image = Arc::new(Image::new(start.shape)?);
+        Ok(Self { start, image })
+    }
+
+    /// Takes a piece of memory.
+    pub fn pages(&mut self, runs: &ByteRuns) -> Result<(), SnapshotError> {
+        for (address, bytes) in runs.iter() {
+            self.image.write(Gpa(address), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The machine, if its digest is the sender's.
+    pub fn finish(self, expected: StateDigest) -> Result<Machine, SnapshotError> {
+        let Self { start, image } = self;
+        let vcpus: Result<Vec<_>, _> =
+            start.vcpus.iter().map(|bytes| VcpuState::from_bytes(bytes)).collect();
+        let devices = BareDevices::decode(&start.devices, start.shape.vcpu_count, &image)?;
+        let mut machine = Machine {
+            shape: start.shape,
+            seq: start.seq,
+            guest_time: start.guest_time,
+            digest: MemoryDigest::new(&image),
+            image,
+            vcpus: vcpus?,
+            devices,
+            ended: None,
+        };
+        if machine.digest() == expected { Ok(machine) } else { Err(SnapshotError::Digest { expected }) }
+    }
+}

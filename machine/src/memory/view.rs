@@ -1,0 +1,122 @@
+//! A view: one vCPU's private mapping of the image. The kernel's copy on write isolates it.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use samsara_commitlog::{ByteRunsBuilder, PAGE_BYTES};
+
+use super::diff::{PageCopy, push_changed_runs};
+use super::image::{Image, MemoryError};
+use super::layout::{Layout, PageIndex};
+use super::mapping::{Mapping, NoFaultAround, Sharing};
+use super::residency::{self, Residency};
+
+/// A vCPU's private view of guest memory.
+#[derive(Debug)]
+pub struct View {
+    image: Arc<Image>,
+    pagemap: File,
+    // Both refer to the mapping, so they are declared, and dropped, before it.
+    no_fault_around: Option<NoFaultAround>,
+    mapping: Mapping,
+}
+
+impl View {
+    /// A view without any page of its own.
+    ///
+    /// Fails where the kernel cannot keep pages resident: without that the read set is not safe.
+    pub fn new(image: &Arc<Image>) -> Result<Self, MemoryError> {
+        let bytes = image.layout().bytes() as usize;
+        let fail = |action| move |source| MemoryError::View { action, source };
+        let mapping =
+            Mapping::new(image.file(), bytes, Sharing::Private).map_err(fail("create"))?;
+        mapping.forbid_huge_pages().map_err(fail("split into small pages"))?;
+        mapping.lock_on_fault().map_err(fail("lock (is RLIMIT_MEMLOCK unlimited?)"))?;
+        let pagemap = File::open("/proc/self/pagemap").map_err(MemoryError::Pagemap)?;
+        let no_fault_around = NoFaultAround::new(&mapping).ok();
+        Ok(Self { image: Arc::clone(image), pagemap, no_fault_around, mapping })
+    }
+
+    /// Whether a fault maps only the page it is for. If not, neighbours count as read, which costs
+    /// false conflicts, never correctness.
+    pub fn faults_are_exact(&self) -> bool {
+        self.no_fault_around.is_some()
+    }
+
+    /// Where memory is.
+    pub fn layout(&self) -> Layout {
+        self.image.layout()
+    }
+
+    /// Adds the bytes of a private page that differ from the image to `out`; says whether any do.
+    pub fn push_changes(&self, page: PageIndex, out: &mut ByteRunsBuilder) -> bool {
+        if self.equals_image(page) {
+            return false;
+        }
+        let mut old = PageCopy::zeroed();
+        let mut new = PageCopy::zeroed();
+        self.image.copy_page(page, &mut old);
+        let source = self.page(page);
+        // SAFETY: both are 4096 bytes; the vCPU that could write the page is not running.
+        unsafe { std::ptr::copy_nonoverlapping(source, (&raw mut new.0).cast(), PAGE_BYTES) };
+        push_changed_runs(self.layout().gpa_of(page).0, &old, &new, out);
+        true
+    }
+
+    /// Makes a private page equal to the image again.
+    pub fn refresh(&self, page: PageIndex) {
+        if self.equals_image(page) {
+            return;
+        }
+        let source = self.image.page(page);
+        // SAFETY: two mappings of 4096 bytes each; the vCPU is not running, and a commit that races
+        // with the copy lists the page as stale once more.
+        unsafe { std::ptr::copy_nonoverlapping(source, self.page(page), PAGE_BYTES) };
+    }
+
+    /// Takes pages out of the view: the next access faults and sees the image. `pages` must rise.
+    pub fn drop_pages(&self, pages: &[PageIndex]) -> Result<(), MemoryError> {
+        let mut rest = pages;
+        while let Some(&first) = rest.first() {
+            let together =
+                rest.iter().enumerate().take_while(|(i, page)| page.0 == first.0 + *i as u32);
+            let count = together.count();
+            self.mapping
+                .drop_pages(first.offset(), count * PAGE_BYTES)
+                .map_err(|source| MemoryError::View { action: "drop pages of", source })?;
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    /// Tells what the page table says of each of `pages`, which must rise.
+    pub fn residency(
+        &self,
+        pages: &[PageIndex],
+        found: impl FnMut(PageIndex, Residency),
+    ) -> Result<(), MemoryError> {
+        residency::scan(&self.pagemap, self.mapping.base() as u64, pages, found)
+    }
+
+    /// Copies bytes out of the view, at an offset of the memory file.
+    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
+        let source = self.mapping.at(offset, out.len());
+        // SAFETY: the source lies in the mapping; the vCPU that could write it is not running.
+        unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+    }
+
+    pub(crate) fn host_address(&self, offset: u64) -> u64 {
+        self.mapping.base() as u64 + offset
+    }
+
+    fn equals_image(&self, page: PageIndex) -> bool {
+        let image: *const u8 = self.image.page(page);
+        let own: *const u8 = self.page(page);
+        // SAFETY: both are 4096 bytes; racing commits are found by the caller's validation.
+        unsafe { libc::memcmp(image.cast(), own.cast(), PAGE_BYTES) == 0 }
+    }
+
+    fn page(&self, page: PageIndex) -> *mut u8 {
+        self.mapping.at(page.offset(), PAGE_BYTES)
+    }
+}

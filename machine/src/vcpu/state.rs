@@ -1,0 +1,192 @@
+//! The canonical byte form of a vCPU's state.
+//!
+//! Fixed offsets, so that two states differ exactly where their bytes do: a header, the structures
+//! of the KVM API in the order of [`Section`], then `(index, value)` pairs of MSRs. The set of MSRs
+//! is fixed when the machine boots and travels with the state.
+
+use kvm_bindings::{
+    kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
+use samsara_commitlog::{ByteRuns, ByteRunsBuilder};
+
+use super::layout::{XsaveArea, load, store};
+
+/// Version of this layout and of the devices' layouts.
+pub const STATE_VERSION: u32 = 1;
+
+const REGS: usize = 0;
+const SREGS: usize = REGS + size_of::<kvm_regs>();
+const EVENTS: usize = SREGS + size_of::<kvm_sregs>();
+const DEBUG: usize = EVENTS + size_of::<kvm_vcpu_events>();
+const XCRS: usize = DEBUG + size_of::<kvm_debugregs>();
+const XSAVE: usize = XCRS + size_of::<kvm_xcrs>();
+const MSRS: usize = XSAVE + size_of::<XsaveArea>();
+const MSR_BYTES: usize = 16;
+/// More than KVM has; a bound for states from outside.
+const MSRS_MAX: usize = 256;
+
+/// What is wrong with a vCPU state from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a vCPU state of {bytes} bytes does not fit layout version {STATE_VERSION}")]
+pub struct StateError {
+    bytes: usize,
+}
+
+/// A vCPU's whole state: general, segment, control and debug registers, events and pending
+/// interrupts, XCRs, x87/SSE/AVX state, MSRs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct VcpuState {
+    bytes: Box<[u8]>,
+}
+
+impl std::fmt::Debug for VcpuState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let regs = self.regs();
+        write!(f, "VcpuState {{ rip: {:#x}, rsp: {:#x}, .. }}", regs.rip, regs.rsp)
+    }
+}
+
+impl VcpuState {
+    /// A state of zeros for these MSRs.
+    pub fn zeroed(msr_indices: &[u32]) -> Self {
+        let count = msr_indices.len().min(MSRS_MAX);
+        let mut state = Self { bytes: vec![0; MSRS + count * MSR_BYTES].into() };
+        for (place, &index) in msr_indices.iter().take(count).enumerate() {
+            let entry = kvm_msr_entry { index, ..Default::default() };
+            store(&entry, &mut state.bytes[MSRS + place * MSR_BYTES..]);
+        }
+        state
+    }
+
+    /// Takes a state from outside.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+        let fits = bytes.len().checked_sub(MSRS).is_some_and(|msrs| {
+            msrs.is_multiple_of(MSR_BYTES) && msrs / MSR_BYTES <= MSRS_MAX
+        });
+        if !fits {
+            return Err(StateError { bytes: bytes.len() });
+        }
+        Ok(Self { bytes: bytes.into() })
+    }
+
+    /// The canonical byte form.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The byte runs that turn `base` into this state.
+    pub fn changes_since(&self, base: &Self) -> ByteRuns {
+        assert_eq!(self.bytes.len(), base.bytes.len(), "states of one vCPU have one layout");
+        let mut runs = ByteRunsBuilder::default();
+        let mut at = 0;
+        for (old, new) in base.bytes.chunks(8).zip(self.bytes.chunks(8)) {
+            if old != new {
+                runs.push(at, new);
+            }
+            at += new.len() as u64;
+        }
+        runs.finish()
+    }
+
+    /// Writes byte runs into the state. They must come from [`Self::changes_since`] or have been
+    /// checked against [`Self::as_bytes`]'s length.
+    pub fn apply(&mut self, runs: &ByteRuns) -> Result<(), StateError> {
+        for (at, bytes) in runs.iter() {
+            let size = self.bytes.len();
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            let target = self.bytes.get_mut(at..at.saturating_add(bytes.len()));
+            target.ok_or(StateError { bytes: size })?.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// General registers.
+    pub fn regs(&self) -> kvm_regs {
+        load(&self.bytes[REGS..])
+    }
+
+    /// Sets the general registers.
+    pub fn set_regs(&mut self, regs: &kvm_regs) {
+        store(regs, &mut self.bytes[REGS..]);
+    }
+
+    /// Segment and control registers, and the bitmap of queued interrupts.
+    pub fn sregs(&self) -> kvm_sregs {
+        load(&self.bytes[SREGS..])
+    }
+
+    /// Sets the segment and control registers.
+    pub fn set_sregs(&mut self, sregs: &kvm_sregs) {
+        store(sregs, &mut self.bytes[SREGS..]);
+    }
+
+    pub(crate) fn events(&self) -> kvm_vcpu_events {
+        load(&self.bytes[EVENTS..])
+    }
+
+    pub(crate) fn set_events(&mut self, events: &kvm_vcpu_events) {
+        store(events, &mut self.bytes[EVENTS..]);
+    }
+
+    pub(crate) fn debug_regs(&self) -> kvm_debugregs {
+        load(&self.bytes[DEBUG..])
+    }
+
+    pub(crate) fn set_debug_regs(&mut self, regs: &kvm_debugregs) {
+        store(regs, &mut self.bytes[DEBUG..]);
+    }
+
+    pub(crate) fn xcrs(&self) -> kvm_xcrs {
+        load(&self.bytes[XCRS..])
+    }
+
+    pub(crate) fn set_xcrs(&mut self, xcrs: &kvm_xcrs) {
+        store(xcrs, &mut self.bytes[XCRS..]);
+    }
+
+    pub(crate) fn xsave(&self) -> XsaveArea {
+        load(&self.bytes[XSAVE..])
+    }
+
+    pub(crate) fn set_xsave(&mut self, xsave: &XsaveArea) {
+        store(xsave, &mut self.bytes[XSAVE..]);
+    }
+
+    pub(crate) fn msrs(&self) -> Vec<kvm_msr_entry> {
+        self.bytes[MSRS..].chunks_exact(MSR_BYTES).map(load).collect()
+    }
+
+    pub(crate) fn set_msrs(&mut self, msrs: &[kvm_msr_entry]) {
+        for (place, entry) in msrs.iter().enumerate() {
+            store(entry, &mut self.bytes[MSRS + place * MSR_BYTES..][..MSR_BYTES]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_turn_one_state_into_the_other() {
+        let base = VcpuState::zeroed(&[0x10, 0xc000_0080]);
+        let mut next = base.clone();
+        next.set_regs(&kvm_regs { rip: 0x20_0000, rsp: 0x1234, ..Default::default() });
+        let entry = kvm_msr_entry { index: 0xc000_0080, data: 7, ..Default::default() };
+        next.set_msrs(&[kvm_msr_entry { index: 0x10, ..Default::default() }, entry]);
+        let runs = next.changes_since(&base);
+        let mut copy = base.clone();
+        copy.apply(&runs).unwrap();
+        assert_eq!(copy, next);
+        assert!(runs.encoded().len() < 64);
+    }
+
+    #[test]
+    fn states_and_runs_from_outside_are_checked() {
+        assert!(VcpuState::from_bytes(&[0; 17]).is_err());
+        let mut state = VcpuState::zeroed(&[]);
+        let mut runs = ByteRunsBuilder::default();
+        runs.push(state.as_bytes().len() as u64 - 1, &[1, 2]);
+        assert!(state.apply(&runs.finish()).is_err());
+    }
+}
