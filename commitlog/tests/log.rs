@@ -233,7 +233,7 @@ fn damaged_frames_to_the_end_are_torn() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// Whatever is done to a file, what is read from it is what was written, as far as it goes.
     #[test]

@@ -27,7 +27,7 @@ mod reader;
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use error::{DecodeError, Fault};
@@ -132,6 +132,8 @@ impl fmt::Display for FrameKind {
 pub(crate) const FRAME_HEADER_BYTES: usize = 16;
 /// Where the kind is; the checksum covers everything from here on.
 const KIND_AT: usize = FRAME_HEADER_BYTES - 1;
+/// Bytes of the header's own check.
+const HEADER_CHECK_BYTES: usize = 3;
 
 /// A frame's header, checked.
 #[derive(Clone, Copy, Debug)]
@@ -148,27 +150,12 @@ impl FrameHeader {
 
     /// Checks the header alone.
     pub(crate) fn decode(header: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, Fault> {
-        let [
-            l0,
-            l1,
-            l2,
-            l3,
-            h0,
-            h1,
-            h2,
-            c0,
-            c1,
-            c2,
-            c3,
-            c4,
-            c5,
-            c6,
-            c7,
-            kind,
-        ] = *header;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let checksum = u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]);
-        if header_check(length, checksum, kind) != [h0, h1, h2] {
+        let mut fields = &header[..];
+        let length = fields.get_u32_le();
+        let found = fields.get_uint_le(HEADER_CHECK_BYTES);
+        let checksum = fields.get_u64_le();
+        let kind = fields.get_u8();
+        if found != header_check(length, checksum, kind) {
             return Err(Fault::HeaderDamaged);
         }
         let known = FrameKind::from_byte(kind);
@@ -218,13 +205,14 @@ impl FrameHeader {
     }
 }
 
-fn header_check(length: u32, checksum: u64, kind: u8) -> [u8; 3] {
+/// The check of these fields of a header, in its low [`HEADER_CHECK_BYTES`].
+fn header_check(length: u32, checksum: u64, kind: u8) -> u64 {
     let mut covered = [0; 13];
-    covered[..4].copy_from_slice(&length.to_le_bytes());
-    covered[4..12].copy_from_slice(&checksum.to_le_bytes());
-    covered[12] = kind;
-    let [c0, c1, c2, ..] = xxh3_64(&covered).to_le_bytes();
-    [c0, c1, c2]
+    let mut fields = &mut covered[..];
+    fields.put_u32_le(length);
+    fields.put_u64_le(checksum);
+    fields.put_u8(kind);
+    xxh3_64(&covered) & ((1 << (8 * HEADER_CHECK_BYTES)) - 1)
 }
 
 impl Frame {
@@ -265,9 +253,13 @@ impl Frame {
         encode::body(self, &mut out);
         let length = body_bytes as u32;
         let checksum = xxh3_64(&out[KIND_AT..]);
-        out[..4].copy_from_slice(&length.to_le_bytes());
-        out[4..7].copy_from_slice(&header_check(length, checksum, kind as u8));
-        out[7..KIND_AT].copy_from_slice(&checksum.to_le_bytes());
+        let mut fields = &mut out[..KIND_AT];
+        fields.put_u32_le(length);
+        fields.put_uint_le(
+            header_check(length, checksum, kind as u8),
+            HEADER_CHECK_BYTES,
+        );
+        fields.put_u64_le(checksum);
         out.freeze()
     }
 

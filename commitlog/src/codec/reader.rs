@@ -179,6 +179,8 @@ impl FrameReader {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
+
     use super::*;
     use crate::codec::header_check;
     use crate::{BODY_BYTES_MAX, FrameKind};
@@ -187,9 +189,11 @@ mod tests {
     fn longest_header() -> [u8; FRAME_HEADER_BYTES] {
         let mut header = [0; FRAME_HEADER_BYTES];
         let (length, kind) = (BODY_BYTES_MAX as u32, FrameKind::Record as u8);
-        header[..4].copy_from_slice(&length.to_le_bytes());
-        header[4..7].copy_from_slice(&header_check(length, 0, kind));
-        header[15] = kind;
+        let mut fields = &mut header[..];
+        fields.put_u32_le(length);
+        fields.put_uint_le(header_check(length, 0, kind), 3);
+        fields.put_u64_le(0);
+        fields.put_u8(kind);
         header
     }
 
