@@ -329,11 +329,10 @@ impl Arbiter for FileArbiter {
                     error
                 }
             })?;
-        let won = linked
-            && after
-                .as_ref()
-                .is_some_and(|after| after.revision == revision);
-        if won {
+        let in_force = after
+            .as_ref()
+            .is_some_and(|after| in_time(revision, after.revision));
+        if linked && in_force {
             self.prune(revision);
             return Ok(Swap::Won(revision));
         }
