@@ -12,12 +12,14 @@ struct param program_params[] = {
 };
 
 static struct dma descriptors[2] OWN_PAGE;
-static u8 page[PAGE] OWN_PAGE;
+static u8 *good; // a buffer large enough for all that is asked for
+
+void program_setup(struct vcpu *cpu) { good = alloc(cpu, 2 * MIB); }
 
 // The address to give to the register; fills in the descriptor.
 static u64 prepare(u64 kind) {
     struct dma *dma = &descriptors[0];
-    *dma = (struct dma){(u64)page, PAGE, 0};
+    *dma = (struct dma){(u64)good, PAGE, 0};
     switch (kind) {
     case OUTSIDE: dma->buffer = memory_end() + (16ul << 30); break;
     case STRADDLE: dma->buffer = memory_end() - 8; break;

@@ -91,6 +91,8 @@ const PROGRAMS: &[Program] = &[
         params: "n=1..1099511627776 pages=1..1048576", default: "n=10000000 pages=64"),
     guest!("radix", "64MiB", "parallel radix sort of n 64-bit keys",
         params: "n=1..4294967296 passes=1..1048576", default: "n=1000000 passes=1"),
+    guest!("registers", "16MiB", "all registers keep their values across chunk ends",
+        params: "n=1..1099511627776 loops=0..1048576", default: "n=1000 loops=1000"),
     guest!("sha256tree", "256MiB", "root of the SHA-256 tree of the input file",
         params: "passes=1..16777216 claim=1..16", default: "passes=1 claim=16", input: true),
     guest!("status", "16MiB", "ends with the exit status asked for",
