@@ -166,10 +166,10 @@ fn runtime() -> &'static [PathBuf] {
         fs::create_dir_all(&folder).expect("create a folder");
         let runtime = source_folder().join("runtime");
         let shim = source_folder().join("tests/hosted/shim.c");
-        let mut sources: Vec<_> = RUNTIME.iter().map(|name| runtime.join(name)).collect();
-        sources
-            .iter_mut()
-            .for_each(|path| _ = path.set_extension("c"));
+        let names = RUNTIME.iter();
+        let mut sources: Vec<_> = names
+            .map(|name| runtime.join(name).with_extension("c"))
+            .collect();
         sources.push(shim);
         run(compiler().current_dir(&folder).arg("-c").args(&sources));
         let names = RUNTIME.iter().chain(&["shim"]);
