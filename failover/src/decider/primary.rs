@@ -15,6 +15,10 @@ use crate::arbiter::ArbiterAnswer;
 use crate::moment::Moment;
 use crate::standing::{Phase, Revision, Standing, Term, Versioned};
 
+/// How often a primary whose guest has not started looks whether the term is still its own: a backup that lost
+/// it may have started the guest instead, and neither of the two would connect to the other.
+const LOOK_EVERY_MS: u64 = 1000;
+
 /// How far the guest's end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -70,6 +74,8 @@ pub(super) struct PrimaryDecider {
     pub(super) reclaim: Option<(Option<Revision>, Moment)>,
     peer_term: Option<Term>,
     permit: bool,
+    /// When to look again, while the guest has not started.
+    next_look: Moment,
     pub(super) claimant: Claimant,
     pub(super) stopped: Option<StopReason>,
     actions: VecDeque<Action>,
@@ -115,6 +121,7 @@ impl PrimaryDecider {
             reclaim: None,
             peer_term: None,
             permit: false,
+            next_look: Moment::default(),
             claimant: Claimant::new(),
             stopped: None,
             actions: VecDeque::new(),
@@ -179,10 +186,12 @@ impl PrimaryDecider {
             End::Drained { since, .. } => Some(since.plus_ms(self.settings.end_patience_ms)),
             _ => None,
         };
+        let look = self.is_starting().then_some(self.next_look);
         self.claimant
             .poll_timeout()
             .into_iter()
             .chain(patience)
+            .chain(look)
             .min()
     }
 
@@ -351,8 +360,17 @@ impl PrimaryDecider {
         }
     }
 
+    fn is_starting(&self) -> bool {
+        self.standing
+            .as_ref()
+            .is_some_and(|standing| standing.value.phase == Phase::Starting)
+    }
+
     fn ask(&mut self, now: Moment) {
         if self.goal().is_some() || !self.claimant.is_settled() {
+            self.claimant.start(now);
+        } else if self.is_starting() && now >= self.next_look {
+            self.next_look = now.plus_ms(LOOK_EVERY_MS);
             self.claimant.start(now);
         } else {
             self.claimant.rest();

@@ -1,0 +1,115 @@
+//! The outside world: sees what the hosts release, and complains.
+
+use std::collections::BTreeSet;
+
+/// Which process of which host.
+pub(super) type Emitter = (usize, u64);
+
+/// Everything that was ever released, as seen from outside.
+#[derive(Debug, Default)]
+pub(super) struct Outside {
+    /// The guest whose outputs these are.
+    guest: Option<u32>,
+    pub(super) seen: Vec<u64>,
+    next: usize,
+    emitter: Option<Emitter>,
+    retired: BTreeSet<Emitter>,
+    /// Guests before this one were given up.
+    first_guest: u32,
+    pub(super) failovers: u32,
+    pub(super) late_repeats: u64,
+    pub(super) total: u64,
+}
+
+impl Outside {
+    /// A new guest was made while an earlier one may have been heard. `by_operator`: a host was told to be primary.
+    pub(super) fn boot(&mut self, guest: u32, by_operator: bool) -> Result<(), String> {
+        let heard = !self.seen.is_empty() && self.guest.is_some_and(|old| old >= self.first_guest);
+        if heard && !by_operator {
+            return Err(format!(
+                "guest {guest} made by a backup though {:?} was heard",
+                self.guest
+            ));
+        }
+        self.first_guest = guest;
+        Ok(())
+    }
+
+    /// A backup goes live with this guest, after these commits.
+    pub(super) fn go_live(&self, guest: Option<u32>, commits: &[u64]) -> Result<(), String> {
+        if guest.is_none_or(|guest| guest < self.first_guest) {
+            return Err(format!(
+                "live with guest {guest:?}, given up for {}",
+                self.first_guest
+            ));
+        }
+        if guest == self.guest && !commits.starts_with(&self.seen) {
+            return Err(format!(
+                "live without what the outside has seen of guest {guest:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Output `index` of `guest` has left.
+    pub(super) fn emit(
+        &mut self,
+        emitter: Emitter,
+        guest: u32,
+        index: usize,
+        value: u64,
+    ) -> Result<(), String> {
+        let what = format!(
+            "output {index} of guest {guest} from host {} life {}",
+            emitter.0, emitter.1
+        );
+        if guest < self.first_guest {
+            return Err(format!(
+                "{what}: that guest was replaced by guest {}",
+                self.first_guest
+            ));
+        }
+        if self.guest != Some(guest) {
+            self.guest = Some(guest);
+            self.seen.clear();
+        }
+        if self.emitter != Some(emitter) {
+            if self.retired.contains(&emitter) {
+                return self.late(&what, index, value);
+            }
+            self.failovers += u32::from(self.emitter.is_some());
+            self.retired.extend(self.emitter.replace(emitter));
+            self.next = index;
+        }
+        if index != self.next {
+            return Err(format!(
+                "{what}: repeated or left out, {} was next",
+                self.next
+            ));
+        }
+        self.next += 1;
+        self.total += 1;
+        match self.seen.get(index) {
+            Some(&before) if before != value => Err(format!("{what}: another history was seen")),
+            Some(_) => Ok(()),
+            None if index == self.seen.len() => {
+                self.seen.push(value);
+                Ok(())
+            }
+            None => Err(format!("{what}: a gap, {} were seen", self.seen.len())),
+        }
+    }
+
+    /// A primary that was suspended finds acknowledgements in its queue when it wakes, and releases what they are
+    /// for before it learns that it was replaced. Its successor has released the same: only a repeat is harmless.
+    fn late(&mut self, what: &str, index: usize, value: u64) -> Result<(), String> {
+        if self.seen.get(index) == Some(&value) {
+            self.late_repeats += 1;
+            return Ok(());
+        }
+        Err(format!(
+            "{what}: {:?} had taken over, and this was not seen",
+            self.emitter
+        ))
+    }
+}
