@@ -112,8 +112,8 @@ impl Config {
                     "replication.peer_name is not set: the other host's certificate is taken to be for {}",
                     peer.host()
                 ),
-                None => "replication.peer_name is not set: any host with a certificate of tls.ca \
-                         is taken as backup"
+                None => "replication.peer_name is not set: a backup's certificate is taken to be \
+                         for the address that it connects from"
                     .to_owned(),
             });
         }

@@ -23,6 +23,8 @@ use crate::status::Status;
 const CONNECTIONS_MAX: usize = 32;
 /// How long a client may take to send a request, or keep a connection idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may last, however it is used: a client that does not read must not keep its place.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(10);
 /// How long accepting pauses when the system is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -107,8 +109,10 @@ async fn serve_connection(stream: TcpStream, metrics: &Metrics, observed: &dyn O
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!("metrics endpoint: connection ended: {error}");
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("metrics endpoint: connection ended: {error}"),
+        Err(_) => tracing::debug!("metrics endpoint: connection cut after {CONNECTION_TIMEOUT:?}"),
     }
 }
 

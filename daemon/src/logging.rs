@@ -195,4 +195,50 @@ mod tests {
                 .starts_with("RUST_LOG: bad log filter")
         );
     }
+
+    const CHILD: &str = "SAMSARA_TEST_LOGGING_CHILD";
+
+    /// Does nothing unless started by the test below: standard error and the environment belong to a process.
+    #[test]
+    fn child() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        if stderr_is_journal() {
+            eprintln!("journal");
+        }
+        init("samsarad", None).unwrap();
+        tracing::error!("heard");
+        tracing::info!("unheard");
+        assert!(matches!(init("samsarad", None), Err(LogError::Twice)));
+    }
+
+    #[test]
+    fn messages_go_to_stderr_and_the_journal_is_known_by_its_stream() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let said = |journal_stream: Option<String>| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command
+                .args(["--exact", "logging::tests::child", "--nocapture"])
+                .env(CHILD, "1");
+            command.env("RUST_LOG", "warn").env_remove("JOURNAL_STREAM");
+            command.envs(journal_stream.map(|stream| ("JOURNAL_STREAM", stream)));
+            file.as_file().set_len(0).unwrap();
+            let output = command.stderr(file.reopen().unwrap()).output().unwrap();
+            assert!(output.status.success());
+            assert!(
+                !String::from_utf8_lossy(&output.stdout).contains("heard"),
+                "on stdout"
+            );
+            std::fs::read_to_string(file.path()).unwrap()
+        };
+        let metadata = file.as_file().metadata().unwrap();
+        assert_eq!(said(None), "samsarad: error: heard\n");
+        assert_eq!(
+            said(Some(format!("{}:1", metadata.dev()))),
+            "samsarad: error: heard\n"
+        );
+        let ours = said(Some(format!("{}:{}", metadata.dev(), metadata.ino())));
+        assert!(ours.starts_with("journal\n"), "{ours}");
+    }
 }

@@ -161,6 +161,9 @@ pub fn issue(dir: &Path, request: &HostRequest, out: &Path) -> Result<Written, P
     let file = |suffix: &str| out.join(format!("{}.{suffix}", request.name));
     let (certificate_path, key_path) = (file("pem"), file("key"));
     files::make_directory(out)?;
+    // First, as it may be another CA's that is there.
+    let ca = out.join(CA_CERTIFICATE);
+    files::copy_of(&ca, &ca_pem)?;
     files::write_new(&[
         NewFile {
             path: &key_path,
@@ -173,8 +176,6 @@ pub fn issue(dir: &Path, request: &HostRequest, out: &Path) -> Result<Written, P
             access: Access::Everyone,
         },
     ])?;
-    let ca = out.join(CA_CERTIFICATE);
-    files::copy_of(&ca, &ca_pem)?;
     Ok(Written {
         ca,
         certificate: certificate_path,

@@ -25,6 +25,8 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 const CONNECTIONS_MAX: usize = 16;
 /// How long a client may be silent, or not read.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Names tried for the directory that a socket is made in: others are left only by daemons that died while opening one.
+const PRIVATE_DIRECTORY_ATTEMPTS: u32 = 100;
 /// How long accepting pauses when the system is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -152,24 +154,9 @@ fn clear_stale(path: &Path) -> Result<(), ControlError> {
 /// Binds within a directory that only we can enter, restricts the socket, then links it to its name: nobody can connect
 /// before the mode is set, and of two daemons one wins.
 fn publish(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let private = parent
-        .unwrap_or(Path::new("."))
-        .join(format!(".s{}", std::process::id()));
-    match fs::DirBuilder::new().mode(0o700).create(&private) {
-        // Left by a daemon with our process id that died in between.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other?,
-    }
+    let private = private_directory(path)?;
     let hidden = private.join("s");
     let bound = || {
-        if let Err(error) = fs::remove_file(&hidden)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
         let listener = UnixListener::bind(&hidden)?;
         fs::set_permissions(&hidden, Permissions::from_mode(0o600))?;
         fs::hard_link(&hidden, path)?;
@@ -178,8 +165,27 @@ fn publish(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     };
     let result = bound();
     // What cannot be removed does no harm.
-    let _ = fs::remove_file(&hidden).and_then(|()| fs::remove_dir(&private));
+    let _ = fs::remove_file(&hidden);
+    let _ = fs::remove_dir(&private);
     result
+}
+
+/// A new directory beside the socket. One that is there already may be anybody's, so it is not used.
+fn private_directory(path: &Path) -> io::Result<PathBuf> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    for attempt in 0..PRIVATE_DIRECTORY_ATTEMPTS {
+        let private = parent.join(format!(".s{}.{attempt}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&private) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| private),
+        }
+    }
+    Err(io::Error::other(
+        "too many private directories (.sPID.N) are left behind beside it",
+    ))
 }
 
 async fn converse<H, F>(stream: UnixStream, handler: &H) -> io::Result<()>

@@ -84,6 +84,16 @@ fn nothing_is_overwritten_and_a_second_host_beside_the_first_is_fine() {
             .contains("alpha.key exists: it is not overwritten"),
         "{error}"
     );
+    let other = dir.path().join("third");
+    init(&other, "CA", 10).unwrap();
+    assert!(matches!(
+        issue(&ca, &host("gamma"), &other).unwrap_err(),
+        PkiError::Exists { .. }
+    ));
+    assert!(
+        !other.join("gamma.key").exists(),
+        "written beside the certificate of another CA"
+    );
     fs::remove_file(ca.join("alpha.key")).unwrap();
     assert!(matches!(
         issue(&ca, &host("alpha"), &ca).unwrap_err(),
