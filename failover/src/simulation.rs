@@ -19,7 +19,7 @@ use crate::decider::Fault;
 use script::Random;
 use world::{Setup, Tally, World};
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 60000;
 /// Set it to run one seed; with `SAMSARA_TRACE` as well, to see what happens.
 const SEED_VARIABLE: &str = "SAMSARA_SEED";
 
@@ -53,15 +53,16 @@ fn any_trouble_leaves_one_history() {
         .ok()
         .map(|seed| seed.parse::<u64>().unwrap());
     let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
-    let (mut failovers, mut survived, mut ended, mut outputs) = (0, 0, 0, 0);
+    let (mut failovers, mut survived, mut ended, mut outputs, mut late) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let tally = run(setup(seed, None)).unwrap_or_else(|broken| panic!("{broken}"));
-        failovers += u64::from(tally.failovers);
+        failovers += tally.failovers;
         survived += u64::from(tally.survived);
         ended += u64::from(tally.ended);
         outputs += tally.outputs;
+        late += tally.late_repeats;
     }
-    println!("{failovers} failovers, {survived} survived, {ended} ended, {outputs} outputs");
+    println!("{failovers} failovers, {survived} survived, {ended} ended, {outputs} outputs, {late} late repeats");
     if one.is_none() {
         assert!(
             failovers > SEEDS / 4,
@@ -72,5 +73,35 @@ fn any_trouble_leaves_one_history() {
             "the guest is lost too often: {survived}"
         );
         assert!(ended > SEEDS / 20, "too few guests end: {ended}");
+    }
+}
+
+/// The first seed whose run shows that a guard is missing, and how.
+fn first_failure(fault: Fault, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
+    seeds.into_iter().find_map(|seed| Some((seed, run(setup(seed, Some(fault))).err()?)))
+}
+
+#[test]
+fn every_guard_is_missed_when_it_is_left_out() {
+    let faults = [
+        Fault::OpenWithoutTerm,
+        Fault::TellBeforeGuarding,
+        Fault::TellBeforeCaughtUp,
+        Fault::TellUnsettled,
+        Fault::GoLiveUnsynced,
+        Fault::KeepRight,
+        Fault::JoinUnsettled,
+        Fault::AnyoneGaveUp,
+        Fault::GiveUpUnsettled,
+        Fault::IgnoreMark,
+        Fault::RunBeforeRecorded,
+        Fault::BootRunningGuest,
+        Fault::IgnoreLostTerm,
+    ];
+    for fault in faults {
+        match first_failure(fault, 0..20000) {
+            Some((seed, broken)) => println!("{fault:?}: {seed} {broken}"),
+            None => println!("{fault:?}: NOT FOUND"),
+        }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct BackupDecider {
     pub(super) stage: Stage,
     /// The last telling of being in sync that reached this process.
     told: Option<GaveUp>,
+    /// The term that this process asked for with the guest that it holds.
+    claimed: Option<Term>,
     permit: bool,
     /// Why the last claim or search ended without a guest, for people.
     pub(super) note: Option<String>,
@@ -60,6 +62,7 @@ impl BackupDecider {
             settings,
             stage: Stage::Searching { lost: None },
             told: None,
+            claimed: None,
             permit: false,
             note: None,
             claimant: Claimant::new(),
@@ -192,6 +195,7 @@ impl BackupDecider {
             None => {
                 // From here on, and before the primary hears of it, the right is gone.
                 self.stage = Stage::Syncing { session, term };
+                self.claimed = None;
                 self.permit = false;
                 self.note = None;
                 self.claimant.rest();
@@ -274,12 +278,12 @@ impl BackupDecider {
             self.claimant.fail(now, format!("{trouble}: restore it"));
         } else if standing.phase == Phase::Ended {
             self.stop(StopReason::Ended { status: None });
-        } else if ours && Some(standing.term) == next_term && standing.phase == Phase::Running {
-            // A swap of this host's counted, though its answer never came.
+        } else if ours && Some(standing.term) == self.claimed {
+            // A swap of this process counted, though its answer never came. One of an earlier process of this host
+            // says nothing about what this one holds: that process may have carried the guest on, further.
             self.promotion = Some(current);
-        } else if let Some(next) = next_term
-            .filter(|next| standing.term == term && !ours || standing.term == *next && ours)
-        {
+        } else if let (false, true, Some(next)) = (ours, standing.term == term, next_term) {
+            self.claimed = Some(next);
             self.swap(revision, next, Phase::Running);
         } else {
             self.note = Some(format!("the arbiter says {standing}"));

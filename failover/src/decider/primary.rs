@@ -244,7 +244,10 @@ impl PrimaryDecider {
             term: standing.value.term,
             mark: self.mark,
         });
-        let said_so = gave_up.is_some() && gave_up == right;
+        let said_so = gave_up.is_some()
+            && (gave_up == right
+                || self.settings.broken(Fault::IgnoreMark)
+                    && gave_up.map(|gave_up| gave_up.term) == right.map(|right| right.term));
         self.slot.join(
             session,
             said_so || self.settings.broken(Fault::AnyoneGaveUp),

@@ -81,6 +81,8 @@ impl Settings {
 /// A guard of the protocol that a test can leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// A primary takes an old or delayed word for the current backup's.
+    IgnoreMark,
     /// A primary that lost its backup goes on without the arbiter.
     OpenWithoutTerm,
     /// A backup is told that it is in sync while the gate is open.

@@ -26,7 +26,6 @@ pub(super) enum Effect {
     Sync(SessionId),
     /// A guest is needed.
     Boot,
-    Live(Term),
 }
 
 /// A guest that counts: each commit draws a number and puts it out.
@@ -425,7 +424,10 @@ impl Life {
         match action {
             Action::Ask(request) => self.effects.push(Effect::Ask(request)),
             Action::Boot => self.effects.push(Effect::Boot),
-            Action::Run => self.machine.running = true,
+            Action::Run => {
+                self.machine.running = true;
+                return outside.run(self.me, self.decider.status().term);
+            }
             Action::GoLive { term } => return self.go_live(now, term, outside),
             Action::Gate(gate) => {
                 self.gate = gate;
@@ -486,7 +488,7 @@ impl Life {
         }
         outside.go_live(self.machine.guest, &self.machine.commits)?;
         self.machine.running = true;
-        self.effects.push(Effect::Live(term));
+        outside.run(self.me, term)?;
         self.release(now, outside)
     }
 

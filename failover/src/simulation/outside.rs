@@ -1,6 +1,8 @@
 //! The outside world: sees what the hosts release, and complains.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+use crate::standing::Term;
 
 /// Which process of which host.
 pub(super) type Emitter = (usize, u64);
@@ -10,13 +12,14 @@ pub(super) type Emitter = (usize, u64);
 pub(super) struct Outside {
     /// The guest whose outputs these are.
     guest: Option<u32>,
-    pub(super) seen: Vec<u64>,
-    next: usize,
-    emitter: Option<Emitter>,
-    retired: BTreeSet<Emitter>,
+    seen: Vec<u64>,
+    /// The next output of whoever emits now; none before its first.
+    next: Option<usize>,
+    /// Who let a guest run, in the term in which it began.
+    reigns: BTreeMap<Term, Emitter>,
     /// Guests before this one were given up.
     first_guest: u32,
-    pub(super) failovers: u32,
+    pub(super) failovers: u64,
     pub(super) late_repeats: u64,
     pub(super) total: u64,
 }
@@ -26,27 +29,33 @@ impl Outside {
     pub(super) fn boot(&mut self, guest: u32, by_operator: bool) -> Result<(), String> {
         let heard = !self.seen.is_empty() && self.guest.is_some_and(|old| old >= self.first_guest);
         if heard && !by_operator {
-            return Err(format!(
-                "guest {guest} made by a backup though {:?} was heard",
-                self.guest
-            ));
+            return Err(format!("guest {guest} made anew by a backup, {:?} was heard", self.guest));
         }
         self.first_guest = guest;
+        Ok(())
+    }
+
+    /// A process lets a guest run, from its start or from the last commit.
+    pub(super) fn run(&mut self, emitter: Emitter, term: Term) -> Result<(), String> {
+        if let Some(before) = self.reigns.get(&term).filter(|&&before| before != emitter) {
+            return Err(format!("term {term} used by {before:?} and {emitter:?}"));
+        }
+        // One that hears late of an earlier term takes nothing over.
+        if self.reigns.last_key_value().is_none_or(|(&last, _)| last < term) {
+            self.failovers += u64::from(!self.reigns.is_empty());
+            self.next = None;
+        }
+        self.reigns.insert(term, emitter);
         Ok(())
     }
 
     /// A backup goes live with this guest, after these commits.
     pub(super) fn go_live(&self, guest: Option<u32>, commits: &[u64]) -> Result<(), String> {
         if guest.is_none_or(|guest| guest < self.first_guest) {
-            return Err(format!(
-                "live with guest {guest:?}, given up for {}",
-                self.first_guest
-            ));
+            return Err(format!("live with guest {guest:?}, replaced by {}", self.first_guest));
         }
         if guest == self.guest && !commits.starts_with(&self.seen) {
-            return Err(format!(
-                "live without what the outside has seen of guest {guest:?}"
-            ));
+            return Err(format!("live without what the outside has seen of guest {guest:?}"));
         }
         Ok(())
     }
@@ -59,35 +68,22 @@ impl Outside {
         index: usize,
         value: u64,
     ) -> Result<(), String> {
-        let what = format!(
-            "output {index} of guest {guest} from host {} life {}",
-            emitter.0, emitter.1
-        );
+        let what = format!("output {index} of guest {guest} from {emitter:?}");
         if guest < self.first_guest {
-            return Err(format!(
-                "{what}: that guest was replaced by guest {}",
-                self.first_guest
-            ));
+            return Err(format!("{what}: that guest was replaced by {}", self.first_guest));
         }
         if self.guest != Some(guest) {
             self.guest = Some(guest);
             self.seen.clear();
         }
-        if self.emitter != Some(emitter) {
-            if self.retired.contains(&emitter) {
-                return self.late(&what, index, value);
-            }
-            self.failovers += u32::from(self.emitter.is_some());
-            self.retired.extend(self.emitter.replace(emitter));
-            self.next = index;
+        let current = self.reigns.last_key_value().map(|(_, &current)| current);
+        if current != Some(emitter) {
+            return self.late(&what, current, index, value);
         }
-        if index != self.next {
-            return Err(format!(
-                "{what}: repeated or left out, {} was next",
-                self.next
-            ));
+        if *self.next.get_or_insert(index) != index {
+            return Err(format!("{what}: repeated or left out, {:?} was next", self.next));
         }
-        self.next += 1;
+        self.next = Some(index + 1);
         self.total += 1;
         match self.seen.get(index) {
             Some(&before) if before != value => Err(format!("{what}: another history was seen")),
@@ -102,14 +98,17 @@ impl Outside {
 
     /// A primary that was suspended finds acknowledgements in its queue when it wakes, and releases what they are
     /// for before it learns that it was replaced. Its successor has released the same: only a repeat is harmless.
-    fn late(&mut self, what: &str, index: usize, value: u64) -> Result<(), String> {
+    fn late(
+        &mut self,
+        what: &str,
+        current: Option<Emitter>,
+        index: usize,
+        value: u64,
+    ) -> Result<(), String> {
         if self.seen.get(index) == Some(&value) {
             self.late_repeats += 1;
             return Ok(());
         }
-        Err(format!(
-            "{what}: {:?} had taken over, and this was not seen",
-            self.emitter
-        ))
+        Err(format!("{what}: {current:?} runs the guest, and this was not seen"))
     }
 }

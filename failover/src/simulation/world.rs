@@ -8,7 +8,7 @@ use super::outside::Outside;
 use super::script::{END_MS, HEAL_MS, Mishap, Random, SETTLED_MS};
 use crate::arbiter::{ArbiterAnswer, ArbiterRequest};
 use crate::decider::{Fault, SessionId, Situation};
-use crate::standing::{Phase, Term};
+use crate::standing::Phase;
 
 const TICK_MS: u64 = 5;
 
@@ -59,7 +59,7 @@ struct Place {
 /// What a run amounted to.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    pub(super) failovers: u32,
+    pub(super) failovers: u64,
     pub(super) outputs: u64,
     pub(super) survived: bool,
     pub(super) ended: bool,
@@ -91,8 +91,6 @@ pub(super) struct World {
     outside: Outside,
     lives: u64,
     guests: u32,
-    /// Who ran a guest in which term.
-    reigns: BTreeMap<Term, (usize, u64)>,
     at_settled: Option<(bool, u64)>,
     tally: Tally,
     trace: bool,
@@ -112,7 +110,6 @@ impl World {
             outside: Outside::default(),
             lives: 0,
             guests: 0,
-            reigns: BTreeMap::new(),
             at_settled: None,
             tally: Tally::default(),
             trace: std::env::var_os("SAMSARA_TRACE").is_some(),
@@ -310,14 +307,6 @@ impl World {
                 self.outside.boot(guest, life.told_primary || ended)?;
                 life.boot(guest);
             }
-            Effect::Live(term) => {
-                if let Some(before) = self.reigns.insert(term, (host, life)) {
-                    return Err(format!(
-                        "term {term} used by {before:?} and {:?}",
-                        (host, life)
-                    ));
-                }
-            }
         }
         Ok(())
     }
@@ -487,10 +476,7 @@ impl World {
                 let status = life.decider.status();
                 let mine = standing.holder.as_str() == ["alpha", "beta"][life.me.0];
                 match status.situation {
-                    Situation::InSync | Situation::BackupClaiming => {
-                        status.term == standing.term
-                            || mine && status.term.next() == Some(standing.term)
-                    }
+                    Situation::InSync | Situation::BackupClaiming => status.term == standing.term,
                     Situation::Stopped | Situation::Searching | Situation::BackupSyncing => false,
                     _ => mine,
                 }
