@@ -4,7 +4,7 @@
 
 enum { LOG2, PASSES };
 struct param program_params[] = {
-    NUMBER("log2", 16, 4, 28),
+    NUMBER("log2", 16, 5, 28),
     NUMBER("passes", 4, 1, 1ul << 20),
     PARAMS_END,
 };
@@ -63,29 +63,50 @@ static struct complex times(struct complex a, struct complex b) {
     return (struct complex){a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
 
-// Decimation in frequency: natural order in, bit-reversed order out.
-static void forward(struct vcpu *cpu, struct range mine) {
-    for (u64 half = n / 2; half > 0; half /= 2) {
-        for (u64 b = mine.from; b < mine.to; b++) {
-            u64 place = b % half, i = b / half * 2 * half + place, j = i + half;
-            struct complex u = data[i], v = data[j], difference = {u.re - v.re, u.im - v.im};
-            data[i] = (struct complex){u.re + v.re, u.im + v.im};
-            data[j] = times(difference, twiddles[place * (n / 2 / half)]);
-        }
-        barrier(cpu);
+// The butterflies [from, to) of the stage in which partners are `half` apart. Decimation in frequency.
+static void forward_stage(u64 half, u64 from, u64 to) {
+    for (u64 b = from; b < to; b++) {
+        u64 place = b % half, i = b / half * 2 * half + place, j = i + half;
+        struct complex u = data[i], v = data[j], difference = {u.re - v.re, u.im - v.im};
+        data[i] = (struct complex){u.re + v.re, u.im + v.im};
+        data[j] = times(difference, twiddles[place * (n / 2 / half)]);
     }
 }
 
-// Decimation in time: bit-reversed order in, natural order out, n times as large.
-static void backward(struct vcpu *cpu, struct range mine) {
-    for (u64 half = 1; half < n; half *= 2) {
-        for (u64 b = mine.from; b < mine.to; b++) {
-            u64 place = b % half, i = b / half * 2 * half + place, j = i + half;
-            struct complex w = twiddles[place * (n / 2 / half)];
-            struct complex u = data[i], v = times(data[j], (struct complex){w.re, -w.im});
-            data[i] = (struct complex){u.re + v.re, u.im + v.im};
-            data[j] = (struct complex){u.re - v.re, u.im - v.im};
-        }
+// The same for the way back. Decimation in time.
+static void backward_stage(u64 half, u64 from, u64 to) {
+    for (u64 b = from; b < to; b++) {
+        u64 place = b % half, i = b / half * 2 * half + place, j = i + half;
+        struct complex w = twiddles[place * (n / 2 / half)];
+        struct complex u = data[i], v = times(data[j], (struct complex){w.re, -w.im});
+        data[i] = (struct complex){u.re + v.re, u.im + v.im};
+        data[j] = (struct complex){u.re - v.re, u.im - v.im};
+    }
+}
+
+// Stages with partners less than this apart stay within one of MAX_VCPUS blocks: a vCPU does them all without a barrier.
+static u64 block(void) { return n / MAX_VCPUS; }
+
+// Natural order in, bit-reversed order out.
+static void forward(struct vcpu *cpu) {
+    struct range wide = share_of(cpu, n / 2), blocks = share_of(cpu, MAX_VCPUS);
+    for (u64 half = n / 2; half >= block(); half /= 2) {
+        forward_stage(half, wide.from, wide.to);
+        barrier(cpu);
+    }
+    for (u64 b = blocks.from; b < blocks.to; b++)
+        for (u64 half = block() / 2; half > 0; half /= 2) forward_stage(half, b * block() / 2, (b + 1) * block() / 2);
+    barrier(cpu);
+}
+
+// Bit-reversed order in, natural order out, n times as large.
+static void backward(struct vcpu *cpu) {
+    struct range wide = share_of(cpu, n / 2), blocks = share_of(cpu, MAX_VCPUS);
+    for (u64 b = blocks.from; b < blocks.to; b++)
+        for (u64 half = 1; half < block(); half *= 2) backward_stage(half, b * block() / 2, (b + 1) * block() / 2);
+    barrier(cpu);
+    for (u64 half = block(); half < n; half *= 2) {
+        backward_stage(half, wide.from, wide.to);
         barrier(cpu);
     }
 }
@@ -149,11 +170,11 @@ void program_run(struct vcpu *cpu) {
     for (u64 pass = 0; pass < param(PASSES); pass++) {
         for (u64 i = numbers.from; i < numbers.to; i++) data[i] = input(i);
         barrier(cpu);
-        forward(cpu, butterflies);
+        forward(cpu);
         mine->value = checksum(numbers);
         if (pass == 0) check_bins(cpu);
         barrier(cpu);
-        backward(cpu, butterflies);
+        backward(cpu);
         mine->other = checksum(numbers);
         check_input(cpu, numbers);
         barrier(cpu);

@@ -77,7 +77,7 @@ const PROGRAMS: &[Program] = &[
     guest!("fault", "16MiB", "raises an exception; the machine must stop and say which and where",
         params: "kind=ud|pf|pfwrite|pfexec|gp|de|bp|xm|mf|hlt|io|loader vcpu=0..15", default: "kind=ud vcpu=0"),
     guest!("fft", "64MiB", "radix-2 FFT of complex doubles forward and back, the same to the bit for any vCPU count",
-        params: "log2=4..28 passes=1..1048576", default: "log2=16 passes=4"),
+        params: "log2=5..28 passes=1..1048576", default: "log2=16 passes=4"),
     guest!("hello", "16MiB", "every vCPU greets, in index order",
         params: "via=dma|register|byte", default: "via=dma"),
     guest!("litmus", "64MiB", "memory-model litmus tests, locks of plain accesses, storms of atomics",

@@ -121,9 +121,14 @@ fn nothing_survives_what_must_stop_the_machine() {
 }
 
 #[test]
-fn a_transfer_may_be_done_in_part() {
-    let run = Run::of("baddma").params("kind=toolong");
-    assert_eq!(run.answer(), "done in part\n");
+fn a_transfer_may_be_long() {
+    for (direction, zeros) in [("input", 0), ("output", 2 << 20)] {
+        let params = format!("dir={direction} kind=toolong");
+        let run = Run::of("baddma").vcpus(2).params(&params).outcome();
+        assert_eq!(run.status, 0, "{params}");
+        assert_eq!(run.output[..zeros], vec![0; zeros]);
+        assert_eq!(&run.output[zeros..], b"\ntoolong ended well\n");
+    }
 }
 
 #[test]
