@@ -96,6 +96,7 @@ pub struct BackupSession {
     verified: CommitSeq,
     report_due: bool,
     left: Option<PeerLeft>,
+    leaving: bool,
 }
 
 impl BackupSession {
@@ -110,6 +111,7 @@ impl BackupSession {
             verified: CommitSeq::BOOT,
             report_due: false,
             left: None,
+            leaving: false,
         }
     }
 
@@ -190,6 +192,7 @@ impl Session for BackupSession {
             BackupCommand::Refuse(refusal) => Message::Refuse(refusal),
             BackupCommand::Goodbye { reason } => Message::Goodbye { reason },
         };
+        self.leaving |= matches!(message, Message::Refuse(_) | Message::Goodbye { .. });
         self.outbox.push_back(message);
     }
 
@@ -220,6 +223,10 @@ impl Session for BackupSession {
 
     fn peer_left(&self) -> Option<&PeerLeft> {
         self.left.as_ref()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     fn next_timeout(&self) -> Instant {

@@ -74,12 +74,20 @@ impl Message {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         out.put_u32_le(0);
-        out.put_u16_le(PROTOCOL_VERSIONS.max);
+        out.put_u16_le(self.version());
         out.put_u16_le(self.kind());
         self.encode_body(&mut out);
         let length = (out.len() - LENGTH_BYTES) as u32;
         out[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
         out.freeze()
+    }
+
+    /// Before a version is agreed on, messages go out in the oldest one.
+    fn version(&self) -> u16 {
+        match self {
+            Self::Hello(_) | Self::Welcome(_) | Self::Refuse(_) => PROTOCOL_VERSIONS.min,
+            _ => PROTOCOL_VERSIONS.max,
+        }
     }
 
     fn kind(&self) -> u16 {
@@ -369,6 +377,11 @@ impl MessageReader {
     /// keeps more than a message and what was pushed last.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What was pushed and not polled.
+    pub(crate) fn into_rest(self) -> BytesMut {
+        self.buffer
     }
 
     /// The next message, once all of it is there.

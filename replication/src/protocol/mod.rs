@@ -103,6 +103,8 @@ pub trait Session {
     fn events_waiting(&self) -> usize;
     /// The peer has ended the session in words.
     fn peer_left(&self) -> Option<&PeerLeft>;
+    /// The application has ended the session in words: it is over when they are transmitted.
+    fn is_leaving(&self) -> bool;
     /// When `poll_datagram` has something next.
     fn next_timeout(&self) -> Instant;
     /// Round-trip times measured by heartbeats, in nanoseconds.

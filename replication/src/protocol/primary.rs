@@ -91,6 +91,7 @@ pub struct PrimarySession {
     outbox: VecDeque<Message>,
     released: Option<CommitSeq>,
     left: Option<PeerLeft>,
+    leaving: bool,
 }
 
 impl PrimarySession {
@@ -104,6 +105,7 @@ impl PrimarySession {
             outbox: VecDeque::new(),
             released: None,
             left: None,
+            leaving: false,
         }
     }
 
@@ -185,6 +187,7 @@ impl Session for PrimarySession {
             PrimaryCommand::InSync { term } => self.outbox.push_back(Message::InSync { term }),
             PrimaryCommand::Ended { status } => self.outbox.push_back(Message::Ended { status }),
             PrimaryCommand::Goodbye { reason } => {
+                self.leaving = true;
                 self.outbox.push_back(Message::Goodbye { reason });
             }
         }
@@ -217,6 +220,10 @@ impl Session for PrimarySession {
 
     fn peer_left(&self) -> Option<&PeerLeft> {
         self.left.as_ref()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     fn next_timeout(&self) -> Instant {
