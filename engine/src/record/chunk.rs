@@ -1,7 +1,7 @@
 //! One chunk: settle, run, validate, commit or squash.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use samsara_commitlog::{
     Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit,
@@ -27,8 +27,9 @@ use crate::stats::{LaneStats, count};
 const REFRESH_AGE: u32 = 8;
 /// Held pages that have not changed for so many chunks are released when a view holds too many.
 const COLD_AGE: u32 = 16;
-/// Chunks between looks for cold pages.
-const RELEASE_EVERY: u32 = 32;
+/// What a chunk may add to the held pages before its effects no longer fit a record.
+const NEW_PAGES_MAX: usize = 4096;
+const HELD_PAGES_MAX: usize = Effects::PAGES_MAX - NEW_PAGES_MAX;
 
 /// How a chunk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub(super) enum Outcome {
 }
 
 /// What a chunk found before it took the commit lock.
-struct Result {
+struct Found {
     started_after: CommitSeq,
     boundary: Boundary,
     exit: Exit,
@@ -60,7 +61,6 @@ pub(super) struct ChunkRunner<C> {
     start: VcpuState,
     /// Scratch for the state at a chunk's end.
     end: VcpuState,
-    chunks: u32,
     held_pages_max: usize,
 }
 
@@ -70,7 +70,7 @@ impl<C: Cpu> ChunkRunner<C> {
         shared: Arc<Shared>,
         mut cpu: C,
         start: VcpuState,
-    ) -> std::result::Result<Self, EngineError> {
+    ) -> Result<Self, EngineError> {
         cpu.restore(&start, Restore::Whole)?;
         let settings = shared.settings;
         let pages = shared.lane(index).view.layout().page_count() as usize;
@@ -78,7 +78,8 @@ impl<C: Cpu> ChunkRunner<C> {
             // All views together hold at most as much again as the guest has, or 16 MiB each.
             0 => (pages / shared.lanes.len()).max(4096),
             count => count,
-        };
+        }
+        .min(HELD_PAGES_MAX);
         let pacing = Pacing::new(
             settings.chunk_min,
             settings.chunk_max,
@@ -93,7 +94,6 @@ impl<C: Cpu> ChunkRunner<C> {
             held: HeldPages::default(),
             contended: Contended::default(),
             pacing,
-            chunks: 0,
             held_pages_max,
         })
     }
@@ -111,7 +111,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// Runs one chunk to its commit or squash.
-    pub(super) fn run_chunk(&mut self) -> std::result::Result<Outcome, EngineError> {
+    pub(super) fn run_chunk(&mut self) -> Result<Outcome, EngineError> {
         let started_after = self.settle()?;
         self.cpu.forget_kicks();
         if self.shared.is_stopping() {
@@ -128,29 +128,30 @@ impl<C: Cpu> ChunkRunner<C> {
             self.squash(&raw, &stale)?;
             return Ok(Outcome::Squashed);
         }
+        if self.held.count() > Effects::PAGES_MAX {
+            // It has written more than a record may carry. A shorter chunk will not.
+            self.squash(&raw, &[])?;
+            return Ok(Outcome::Squashed);
+        }
         let result = self.result(&raw, started_after, ran >= limit)?;
         self.commit(&raw, result, ran)
     }
 
-    /// Runs the vCPU until something ends the chunk, noting the pages that it makes private.
-    fn execute(&mut self, limit: std::time::Duration) -> std::result::Result<RawExit, EngineError> {
-        let began = Instant::now();
-        loop {
-            let left = limit.saturating_sub(began.elapsed());
-            let raw = self.cpu.run(left.max(std::time::Duration::from_micros(1)))?;
-            let Self { cpu, held, shared, index, .. } = self;
-            let set = &shared.lane(*index).held;
-            cpu.take_written(&mut |page| held.insert(set, page))?;
-            if raw != RawExit::RingFull {
-                self.held.end_chunk();
-                return Ok(raw);
-            }
-            self.cpu.reset_ring()?;
+    /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
+    fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
+        let raw = self.cpu.run(limit)?;
+        let Self { cpu, held, shared, index, .. } = self;
+        let set = &shared.lane(*index).held;
+        cpu.take_written(&mut |page| held.insert(set, page))?;
+        if raw == RawExit::RingFull {
+            cpu.reset_ring()?;
         }
+        held.end_chunk();
+        Ok(raw)
     }
 
     /// The pages that others committed and that this view shows: the chunk may have read them.
-    fn stale_pages(&self) -> std::result::Result<Vec<(PageIndex, Residency)>, MemoryError> {
+    fn stale_pages(&self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
         let lane = self.lane();
         let incoming = lane.take_incoming();
         let mut pages: Vec<_> = incoming.iter().flat_map(|pages| pages.iter().copied()).collect();
@@ -168,7 +169,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// Makes sure that no page of the view is stale; gives the last commit that it then shows.
-    fn settle(&mut self) -> std::result::Result<CommitSeq, MemoryError> {
+    fn settle(&mut self) -> Result<CommitSeq, MemoryError> {
         let published = self.shared.published();
         let mut stale = self.stale_pages()?;
         // The image's own pages always show the image.
@@ -181,7 +182,7 @@ impl<C: Cpu> ChunkRunner<C> {
     fn settle_pages(
         &mut self,
         stale: &[(PageIndex, Residency)],
-    ) -> std::result::Result<(), MemoryError> {
+    ) -> Result<(), MemoryError> {
         let mut dropped = Vec::new();
         for &(page, _) in stale {
             match self.held.age(page) {
@@ -192,7 +193,7 @@ impl<C: Cpu> ChunkRunner<C> {
         self.drop_pages(&dropped)
     }
 
-    fn drop_pages(&mut self, pages: &[PageIndex]) -> std::result::Result<(), MemoryError> {
+    fn drop_pages(&mut self, pages: &[PageIndex]) -> Result<(), MemoryError> {
         let lane = self.shared.lane(self.index);
         lane.view.drop_pages(pages)?;
         self.held.remove(&lane.held, pages);
@@ -203,7 +204,7 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self,
         raw: &RawExit,
         stale: &[(PageIndex, Residency)],
-    ) -> std::result::Result<(), EngineError> {
+    ) -> Result<(), EngineError> {
         if matches!(raw, RawExit::Read { .. }) {
             // KVM would finish the load inside the next run, on top of the restored state.
             self.cpu.complete_read(0)?;
@@ -214,6 +215,7 @@ impl<C: Cpu> ChunkRunner<C> {
         }
         stale.iter().for_each(|&(page, _)| self.contended.insert(page));
         self.settle_pages(stale)?;
+        self.release()?;
         self.pacing.squashed();
         count(&self.stats().squashes, 1);
         Ok(())
@@ -225,7 +227,7 @@ impl<C: Cpu> ChunkRunner<C> {
         raw: &RawExit,
         started_after: CommitSeq,
         timed_out: bool,
-    ) -> std::result::Result<Result, EngineError> {
+    ) -> Result<Found, EngineError> {
         if !matches!(raw, RawExit::Read { .. }) {
             self.cpu.capture(&mut self.end)?;
         }
@@ -240,17 +242,16 @@ impl<C: Cpu> ChunkRunner<C> {
         let mut runs = ByteRunsBuilder::default();
         self.held.visit(|page| lane.view.push_changes(page, &mut runs));
         let memory = runs.finish();
-        let mut digest = ChunkDigest::default();
-        memory.iter().for_each(|(address, bytes)| digest.memory(address, bytes));
-        Ok(Result { started_after, boundary, exit, memory, digest })
+        let digest = ChunkDigest::new(&memory);
+        Ok(Found { started_after, boundary, exit, memory, digest })
     }
 
     fn commit(
         &mut self,
         raw: &RawExit,
-        result: Result,
-        ran: std::time::Duration,
-    ) -> std::result::Result<Outcome, EngineError> {
+        result: Found,
+        ran: Duration,
+    ) -> Result<Outcome, EngineError> {
         let shared = Arc::clone(&self.shared);
         let mut machine = shared.machine();
         let locked = Instant::now();
@@ -285,9 +286,9 @@ impl<C: Cpu> ChunkRunner<C> {
     fn record(
         &mut self,
         machine: &Machine,
-        result: Result,
-    ) -> std::result::Result<Record, EngineError> {
-        let Result { started_after, boundary, mut exit, memory, digest } = result;
+        result: Found,
+    ) -> Result<Record, EngineError> {
+        let Found { started_after, boundary, mut exit, memory, digest } = result;
         let guest_time = self.shared.now(machine);
         if matches!(exit, Exit::Read { .. }) {
             let value = machine.devices().read_value(&exit, guest_time);
@@ -317,8 +318,8 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self,
         boundary: Boundary,
         changed_memory: bool,
-        ran: std::time::Duration,
-    ) -> std::result::Result<(), EngineError> {
+        ran: Duration,
+    ) -> Result<(), EngineError> {
         count(&self.stats().chunks, 1);
         self.shared.stats.chunk.add(ran);
         let waiting = self.pacing.committed(boundary == Boundary::Timer, changed_memory);
@@ -332,10 +333,16 @@ impl<C: Cpu> ChunkRunner<C> {
         let untouched: Vec<_> =
             contended.into_iter().filter(|&page| self.held.age(page) != Some(0)).collect();
         self.drop_pages(&untouched)?;
-        self.chunks = self.chunks.wrapping_add(1);
-        if self.held.count() > self.held_pages_max && self.chunks.is_multiple_of(RELEASE_EVERY) {
-            let cold = self.held.colder_than(COLD_AGE);
+        Ok(self.release()?)
+    }
+
+    /// Drops pages that have not changed for long, once the view holds too many.
+    fn release(&mut self) -> Result<(), MemoryError> {
+        let mut age = COLD_AGE;
+        while self.held.count() > self.held_pages_max {
+            let cold = self.held.colder_than(age);
             self.drop_pages(&cold)?;
+            age /= 2;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use samsara_commitlog::Gpa;
 use crate::memory::{Image, Layout};
 
 /// The first address that belongs to the program.
-pub const PROGRAM_START: u64 = 2 << 20;
+const PROGRAM_START: u64 = 2 << 20;
 /// Longest parameter string, without its NUL.
 pub const PARAMS_MAX: usize = 4095;
 /// Largest program file: a bound for what is read into this process.

@@ -12,16 +12,18 @@ use super::host::KvmError;
 use crate::memory::{HOLE_START, PageIndex};
 use samsara_commitlog::PAGE_BYTES;
 
-const ENTRIES: u32 = 16384;
+/// As many entries as KVM allows. Entries can only be given back all together, which write-protects
+/// their pages again, and each page then costs a fault at its next write: a ring that is smaller
+/// than what the guest keeps writing would fault without end.
+const ENTRIES: u32 = 65536;
 /// Size of the ring; KVM wants it in bytes.
 pub(super) const RING_BYTES: usize = ENTRIES as usize * size_of::<kvm_dirty_gfn>();
 /// Where the ring is mapped, in pages of the vCPU's file.
 const RING_PAGE_OFFSET: i64 = 64;
 const FLAG_DIRTY: u32 = 1;
 const FLAG_HARVESTED: u32 = 2;
-/// Harvested entries are given back when half the ring is used: giving back write-protects the
-/// pages again, and each costs a fault at its next write.
-const GIVE_BACK_AT: u32 = ENTRIES / 2;
+/// Harvested entries are given back when so many are taken, before the ring is full.
+const GIVE_BACK_AT: u32 = ENTRIES / 4 * 3;
 const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
 
 /// The ring of one vCPU.

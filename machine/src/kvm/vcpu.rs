@@ -28,7 +28,6 @@ pub enum VcpuFault {
 /// A KVM vCPU. Fields are declared in the order in which they must be dropped.
 #[derive(Debug)]
 pub struct Vcpu {
-    pub(super) index: VcpuIndex,
     attachment: Option<Attachment>,
     ring: Option<DirtyRing>,
     pub(super) fd: VcpuFd,
@@ -57,7 +56,6 @@ impl Vcpu {
         let msr_indices = usable_msrs(&fd, &host.msr_indices);
         let kicker = Arc::new(Kicker::new());
         let mut vcpu = Self {
-            index,
             attachment: None,
             ring,
             fd,

@@ -1,10 +1,8 @@
 //! The one place where committed state changes.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use samsara_commitlog::{
-    ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, Effects, Gpa, PAGE_BYTES, Record, VcpuIndex,
+    Chunk, ChunkResult, Commit, CommitSeq, Effects, Record, VcpuIndex,
 };
 
 use super::{ChunkDigest, Ended, Machine, Output};
@@ -149,13 +147,12 @@ impl Machine {
     ) -> Result<(), ApplyError> {
         let ChunkResult::Effects(Effects { memory, vcpu }) = &chunk.result;
         let seq = self.seq;
-        for (address, bytes) in memory.iter() {
-            self.store(Gpa(address), bytes, written)?;
-        }
+        let stored = self.image.write_runs(memory, written);
+        stored.map_err(|source| ApplyError::Memory { seq, source })?;
         let state = &mut self.vcpus[usize::from(chunk.vcpu.0)];
         state.apply(vcpu).map_err(|source| ApplyError::State { seq, source })?;
         if check == Check::Digest {
-            let found = self.result_digest(memory, chunk.vcpu)?;
+            let found = ChunkDigest::new(memory).finish(state);
             if found != chunk.digest {
                 return Err(ApplyError::Divergence { seq, expected: chunk.digest, found });
             }
@@ -163,22 +160,10 @@ impl Machine {
         Ok(())
     }
 
-    /// The digest of a chunk's result as it now is in memory.
-    fn result_digest(&self, memory: &ByteRuns, vcpu: VcpuIndex) -> Result<u64, ApplyError> {
-        let mut digest = ChunkDigest::default();
-        let mut buffer = Vec::new();
-        for (address, bytes) in memory.iter() {
-            buffer.resize(bytes.len(), 0);
-            let read = self.image.read(Gpa(address), &mut buffer);
-            read.map_err(|source| ApplyError::Memory { seq: self.seq, source })?;
-            digest.memory(address, &buffer);
-        }
-        Ok(digest.finish(&self.vcpus[usize::from(vcpu.0)]))
-    }
-
     fn apply_effect(&mut self, effect: Effect, applied: &mut Applied) -> Result<(), ApplyError> {
         for (gpa, bytes) in &effect.dma {
-            self.store(*gpa, bytes, &mut applied.written)?;
+            let stored = self.image.write_noted(*gpa, bytes, &mut applied.written);
+            stored.map_err(|source| ApplyError::Memory { seq: self.seq, source })?;
         }
         applied.outputs.extend(effect.console.map(Output::Console));
         if let Some(ended) = effect.ended {
@@ -187,27 +172,6 @@ impl Machine {
         }
         Ok(())
     }
-
-    fn store(
-        &self,
-        gpa: Gpa,
-        bytes: &[u8],
-        written: &mut Vec<PageIndex>,
-    ) -> Result<(), ApplyError> {
-        let result = self.image.write(gpa, bytes);
-        result.map_err(|source| ApplyError::Memory { seq: self.seq, source })?;
-        for page in pages_of(self.image.layout().offset_of(gpa, bytes.len() as u64), bytes.len()) {
-            if written.last() != Some(&PageIndex(page)) {
-                written.push(PageIndex(page));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn pages_of(offset: Option<usize>, bytes: usize) -> Range<u32> {
-    let Some(offset) = offset else { return 0..0 };
-    (offset / PAGE_BYTES) as u32..(offset + bytes).div_ceil(PAGE_BYTES) as u32
 }
 
 impl Ended {

@@ -1,13 +1,12 @@
 //! Digests: of a chunk's result, and of the whole committed state.
 
-use samsara_commitlog::StateDigest;
+use samsara_commitlog::{ByteRuns, StateDigest};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::Machine;
 use crate::vcpu::VcpuState;
 
-/// Digest of a chunk's result: the memory it changed, then the vCPU's whole state.
-#[derive(Default)]
+/// Digest of a chunk's result: the byte runs that it changed, then the vCPU's whole state.
 pub struct ChunkDigest(Xxh3);
 
 impl std::fmt::Debug for ChunkDigest {
@@ -17,10 +16,11 @@ impl std::fmt::Debug for ChunkDigest {
 }
 
 impl ChunkDigest {
-    /// Adds bytes of memory, in address order.
-    pub fn memory(&mut self, address: u64, bytes: &[u8]) {
-        self.0.update(&address.to_le_bytes());
-        self.0.update(bytes);
+    /// Begins with the changed memory.
+    pub fn new(memory: &ByteRuns) -> Self {
+        let mut digest = Xxh3::new();
+        digest.update(memory.encoded());
+        Self(digest)
     }
 
     /// The digest, with the state after the chunk.

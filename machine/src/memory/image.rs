@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use samsara_commitlog::{Gpa, PAGE_BYTES, Shape};
+use samsara_commitlog::{ByteRuns, Gpa, PAGE_BYTES, Shape};
 use vm_memory::{
     Bytes as _, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
 };
@@ -103,6 +103,38 @@ impl Image {
         self.guest_memory
             .write_slice(bytes, GuestAddress(gpa.0))
             .map_err(|source| MemoryError::Map(Box::new(source)))
+    }
+
+    /// Copies bytes in and adds the pages that they touch to `written`. The caller holds the commit
+    /// lock.
+    pub(crate) fn write_noted(
+        &self,
+        gpa: Gpa,
+        bytes: &[u8],
+        written: &mut Vec<PageIndex>,
+    ) -> Result<(), MemoryError> {
+        let outside = || MemoryError::Outside { gpa, bytes: bytes.len() as u64 };
+        let offset = self.layout.offset_of(gpa, bytes.len() as u64).ok_or_else(outside)?;
+        let target = self.mapping.at(offset, bytes.len());
+        // SAFETY: the target lies in the mapping, apart from `bytes`; readers without the commit
+        // lock validate what they read.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        let pages = (offset / PAGE_BYTES) as u32..(offset + bytes.len()).div_ceil(PAGE_BYTES) as u32;
+        for page in pages.map(PageIndex) {
+            if written.last() != Some(&page) {
+                written.push(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies byte runs in, as [`Self::write_noted`] does.
+    pub(crate) fn write_runs(
+        &self,
+        runs: &ByteRuns,
+        written: &mut Vec<PageIndex>,
+    ) -> Result<(), MemoryError> {
+        runs.iter().try_for_each(|(address, bytes)| self.write_noted(Gpa(address), bytes, written))
     }
 
     fn check(&self, gpa: Gpa, bytes: usize) -> Result<(), MemoryError> {

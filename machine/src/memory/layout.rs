@@ -59,9 +59,12 @@ impl Layout {
     /// hole in it.
     pub fn offset_of(self, gpa: Gpa, bytes: u64) -> Option<usize> {
         let end = gpa.0.checked_add(bytes)?;
-        self.regions()
-            .find(|(range, _)| range.start <= gpa.0 && end <= range.end)
-            .map(|(range, offset)| (offset + (gpa.0 - range.start)) as usize)
+        let low = self.bytes.min(HOLE_START);
+        if end <= low {
+            return Some(gpa.0 as usize);
+        }
+        let is_high = gpa.0 >= HOLE_END && end <= HOLE_END + (self.bytes - low);
+        is_high.then(|| (gpa.0 - HOLE_END + low) as usize)
     }
 
     /// The page that holds `gpa`, if it is memory.
