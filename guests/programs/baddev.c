@@ -2,7 +2,10 @@
 #include "guest.h"
 
 enum { KIND };
-enum { SIZE1, SIZE2, SIZE4, SIZE16, MISALIGNED, ACROSS, UNKNOWN, WRITE_UNKNOWN, READ_EXIT, WRITE_CLOCK, LOCKED, STRING, OUTSIDE };
+enum {
+    SIZE1, SIZE2, SIZE4, SIZE16, MISALIGNED, ACROSS,
+    UNKNOWN, WRITE_UNKNOWN, READ_EXIT, WRITE_CLOCK, LOCKED, STRING, OUTSIDE,
+};
 struct param program_params[] = {
     CHOICE("kind", SIZE4,
            "size1|size2|size4|size16|misaligned|across|unknown|writeunknown|readexit|writeclock|locked|string|outside"),

@@ -84,7 +84,7 @@ static void backward_stage(u64 half, u64 from, u64 to) {
     }
 }
 
-// Stages with partners less than this apart stay within one of MAX_VCPUS blocks: a vCPU does them all without a barrier.
+// Stages with partners less than this apart stay within one of MAX_VCPUS blocks, and need no barriers.
 static u64 block(void) { return n / MAX_VCPUS; }
 
 // Natural order in, bit-reversed order out.
@@ -136,7 +136,8 @@ static void check_bins(struct vcpu *cpu) {
             struct complex term = times(input(i), w);
             sum = (struct complex){sum.re + term.re, sum.im + term.im};
         }
-        if (!is_near(sum, data[reverse_bits(k)], EPSILON * 4 * (double)n)) fail(cpu, WRONG, "bin %lu of the spectrum is wrong", k);
+        double bound = EPSILON * 4 * (double)n;
+        if (!is_near(sum, data[reverse_bits(k)], bound)) fail(cpu, WRONG, "bin %lu of the spectrum is wrong", k);
     }
 }
 

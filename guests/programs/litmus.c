@@ -4,7 +4,8 @@
 
 enum { TEST, LAYOUT, ITERS, BATCH, CUT, INFO };
 struct param program_params[] = {
-    CHOICE("test", 0, "all|sb|sb-nofence|mp|lb|iriw|corr|2+2w|wrc|peterson|dekker|xchg|cas|fetchadd|falseshare|pingpong"),
+    CHOICE("test", 0,
+           "all|sb|sb-nofence|mp|lb|iriw|corr|2+2w|wrc|peterson|dekker|xchg|cas|fetchadd|falseshare|pingpong"),
     CHOICE("layout", 0, "both|same|apart"),
     NUMBER("iters", 100000, 1, 1ul << 40),
     NUMBER("batch", 4096, 1, 1ul << 16), // instances swept between two meetings

@@ -42,7 +42,8 @@ void program_run(struct vcpu *cpu) {
     work(cpu, words, count, result);
     u64 sum = 0;
     for (u64 i = 0; i < count; i++) sum += words[i];
-    if (sum != result->value) fail(cpu, WRONG, "vcpu %lu: words add up to %lx, not %lx", cpu->index, sum, result->value);
+    if (sum != result->value)
+        fail(cpu, WRONG, "vcpu %lu: words add up to %lx, not %lx", cpu->index, sum, result->value);
     barrier(cpu);
     if (cpu->index != 0) return;
     for (u64 i = 0; i < cpu->count; i++)

@@ -73,7 +73,8 @@ static void check(struct vcpu *cpu, struct work *work, u64 turn) {
     const u64 *in = (const u64 *)&work->in, *out = (const u64 *)&work->out;
     for (u64 i = 0; i < sizeof(struct image) / 8; i++)
         if (in[i] != out[i])
-            fail(cpu, WRONG, "vcpu %lu turn %lu: word %lu of the registers is %lx, not %lx", cpu->index, turn, i, out[i], in[i]);
+            fail(cpu, WRONG, "vcpu %lu turn %lu: word %lu of the registers is %lx, not %lx", cpu->index, turn, i,
+                 out[i], in[i]);
 }
 
 void program_run(struct vcpu *cpu) {

@@ -171,13 +171,17 @@ static void push(struct digest digest, u64 height) {
     tree.stack[tree.stack_depth++] = node;
 }
 
+static bool is_next(u64 vcpu, u64 head, u64 number) {
+    return head < made[vcpu].count && claims_of(vcpu)[head].number == number;
+}
+
 // Merges the round's claims in order. Each vCPU's claims rise, so the next one is at the head of one of the lists.
 static void merge_round(struct vcpu *cpu) {
     u64 leaves = leaves_in(tree.bytes), claims = (leaves + tree.claim_leaves - 1) / tree.claim_leaves;
     u64 heads[MAX_VCPUS] = {0};
     for (u64 number = 0; number < claims; number++) {
         u64 vcpu = 0;
-        while (vcpu < cpu->count && !(heads[vcpu] < made[vcpu].count && claims_of(vcpu)[heads[vcpu]].number == number)) vcpu++;
+        while (vcpu < cpu->count && !is_next(vcpu, heads[vcpu], number)) vcpu++;
         if (vcpu == cpu->count) fail(cpu, WRONG, "leaves from %lu were hashed by nobody", number * tree.claim_leaves);
         push(claims_of(vcpu)[heads[vcpu]++].digest, (u64)__builtin_ctzl(tree.claim_leaves));
     }
@@ -211,7 +215,8 @@ static void end_round(struct vcpu *cpu, u64 pass) {
         if (tree.again) return;
     }
     struct digest root = fold();
-    if (tree.whole && pass > 0 && memcmp(&root, &tree.root, DIGEST_BYTES) != 0) fail(cpu, WRONG, "pass %lu gave another root", pass);
+    bool differs = memcmp(&root, &tree.root, DIGEST_BYTES) != 0;
+    if (tree.whole && pass > 0 && differs) fail(cpu, WRONG, "pass %lu gave another root", pass);
     tree.root = root;
     tree.again = tree.whole && pass + 1 < param(PASSES);
     if (!tree.again) say_root(cpu);

@@ -74,8 +74,8 @@ void *alloc(struct vcpu *cpu, u64 bytes) {
         region->bytes -= whole;
         return at;
     }
-    fail(cpu, BAD_PARAMS, "these params need %lu more bytes, of %lu bytes of memory %lu are left: raise vm.memory", bytes,
-         memory_bytes, regions[0].bytes + regions[1].bytes);
+    u64 left = regions[0].bytes + regions[1].bytes;
+    fail(cpu, BAD_PARAMS, "%lu more bytes are needed, %lu of %lu are left: raise vm.memory", bytes, left, memory_bytes);
 }
 
 void alloc_rest(struct span rest[2]) {

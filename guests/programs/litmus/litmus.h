@@ -31,7 +31,8 @@ u64 variables_bytes(u64 vcpus);
 u64 *results_of(u64 vcpu);
 u64 results_bytes(void);
 
-NORETURN void forbidden(struct vcpu *cpu, const struct test *test, enum layout layout, u64 index, const u64 *values, u64 count);
+NORETURN void forbidden(struct vcpu *cpu, const struct test *test, enum layout layout, u64 index, const u64 *values,
+                        u64 count);
 
 static inline const char *layout_name(enum layout layout) { return layout == SAME ? "same" : "apart"; }
 

@@ -1,4 +1,4 @@
-// Peterson's and Dekker's locks: plain accesses and one MFENCE keep two vCPUs apart, round a counter that is not atomic.
+// Peterson's and Dekker's locks: plain accesses and MFENCE keep two vCPUs apart, round a counter that is not atomic.
 // They fail at once on a machine that lets a load pass an earlier store, or loses or delays a write.
 #include "litmus.h"
 

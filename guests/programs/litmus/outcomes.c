@@ -21,7 +21,7 @@ static struct {
     struct sweep sweep;
 } OWN_PAGE sweeps[MAX_VCPUS];
 
-// Ends the chunk in the middle of a sweep now and then, so that chunk boundaries fall between any two accesses' instances.
+// Ends the chunk in the middle of a sweep now and then, so that chunk boundaries fall at any instance.
 static inline void cut(struct sweep *s) {
     if (settings.cut == 0 || --s->until_cut > 0) return;
     device_write(YIELD, 0);
@@ -58,7 +58,7 @@ ROLE(read_x_y, { a = *x; b = *y; })
 ROLE(read_y_x, { a = *y; b = *x; })
 ROLE(read_x_x, { a = *x; b = *x; })
 
-typedef void role(struct sweep *s);
+typedef void role_sweep(struct sweep *s);
 
 // What an instance came to: what each role saw, as "new" or not, and which write to x and y came last.
 struct outcome {
@@ -74,7 +74,7 @@ static bool first_writes_last(const struct outcome *o) { return o->x_first && o-
 static bool effect_without_cause(const struct outcome *o) { return o->a[1] && o->a[2] && !o->b[2]; }
 
 struct outcome_test {
-    role *roles[4];
+    role_sweep *roles[4];
     bool (*outcome)(const struct outcome *o);
     bool allowed; // counted, not forbidden
 };
@@ -125,7 +125,8 @@ static struct outcome outcome_of(const struct sweep *s, u64 first_vcpu, u64 role
 }
 
 // Looks at a batch's outcomes; returns how many were the one asked about (only where that is allowed).
-static u64 judge(struct vcpu *cpu, const struct test *test, const struct outcome_test *detail, enum layout layout, u64 done) {
+static u64 judge(struct vcpu *cpu, const struct test *test, enum layout layout, u64 done) {
+    const struct outcome_test *detail = &details[test - outcome_tests];
     const struct sweep *s = &sweeps[cpu->index].sweep;
     u64 seen = 0;
     for (u64 i = 0; i < s->count; i++) {
@@ -159,7 +160,7 @@ static void run(struct vcpu *cpu, const struct test *test, enum layout layout) {
             detail->roles[role](s);
         }
         barrier(cpu);
-        if (!idle && role == 0) seen += judge(cpu, test, detail, layout, done);
+        if (!idle && role == 0) seen += judge(cpu, test, layout, done);
     }
     if (detail->allowed && settings.info && !idle && role == 0)
         say(cpu, "litmus %s %s: saw %lu relaxed outcomes\n", test->name, layout_name(layout), seen);
