@@ -19,7 +19,9 @@ use crate::decider::Fault;
 use script::Random;
 use world::{Setup, Tally, World};
 
-const SEEDS: u64 = 60000;
+/// Seeds of an ordinary test run; `SAMSARA_SEEDS` asks for more.
+const SEEDS: u64 = 2000;
+const SEEDS_VARIABLE: &str = "SAMSARA_SEEDS";
 /// Set it to run one seed; with `SAMSARA_TRACE` as well, to see what happens.
 const SEED_VARIABLE: &str = "SAMSARA_SEED";
 
@@ -49,10 +51,16 @@ fn run(setup: Setup) -> Result<Tally, String> {
 
 #[test]
 fn any_trouble_leaves_one_history() {
-    let one = std::env::var(SEED_VARIABLE)
-        .ok()
-        .map(|seed| seed.parse::<u64>().unwrap());
-    let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().unwrap())
+    };
+    let (one, count) = (
+        number(SEED_VARIABLE),
+        number(SEEDS_VARIABLE).unwrap_or(SEEDS),
+    );
+    let seeds = one.map_or(0..count, |seed| seed..seed + 1);
     let (mut failovers, mut survived, mut ended, mut outputs, mut late) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let tally = run(setup(seed, None)).unwrap_or_else(|broken| panic!("{broken}"));
@@ -62,23 +70,27 @@ fn any_trouble_leaves_one_history() {
         outputs += tally.outputs;
         late += tally.late_repeats;
     }
-    println!("{failovers} failovers, {survived} survived, {ended} ended, {outputs} outputs, {late} late repeats");
+    println!(
+        "{failovers} failovers, {survived} survived, {ended} ended, {outputs} outputs, {late} late repeats"
+    );
     if one.is_none() {
         assert!(
-            failovers > SEEDS / 4,
+            failovers > count / 4,
             "the scripts cause too few failovers: {failovers}"
         );
         assert!(
-            survived > SEEDS / 2,
+            survived > count / 2,
             "the guest is lost too often: {survived}"
         );
-        assert!(ended > SEEDS / 20, "too few guests end: {ended}");
+        assert!(ended > count / 20, "too few guests end: {ended}");
     }
 }
 
-/// The first seed whose run shows that a guard is missing, and how.
-fn first_failure(fault: Fault, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
-    seeds.into_iter().find_map(|seed| Some((seed, run(setup(seed, Some(fault))).err()?)))
+/// The first seed whose run shows that a guard is missing.
+fn first_failure(fault: Fault, seeds: std::ops::Range<u64>) -> Option<u64> {
+    seeds
+        .into_iter()
+        .find(|&seed| run(setup(seed, Some(fault))).is_err())
 }
 
 #[test]
@@ -87,21 +99,26 @@ fn every_guard_is_missed_when_it_is_left_out() {
         Fault::OpenWithoutTerm,
         Fault::TellBeforeGuarding,
         Fault::TellBeforeCaughtUp,
-        Fault::TellUnsettled,
         Fault::GoLiveUnsynced,
         Fault::KeepRight,
         Fault::JoinUnsettled,
         Fault::AnyoneGaveUp,
         Fault::GiveUpUnsettled,
-        Fault::IgnoreMark,
         Fault::RunBeforeRecorded,
         Fault::BootRunningGuest,
         Fault::IgnoreLostTerm,
     ];
     for fault in faults {
-        match first_failure(fault, 0..20000) {
-            Some((seed, broken)) => println!("{fault:?}: {seed} {broken}"),
-            None => println!("{fault:?}: NOT FOUND"),
-        }
+        let seed = first_failure(fault, 0..1000);
+        assert!(seed.is_some(), "nothing notices {fault:?}");
+        println!("{fault:?}: seed {seed:?}");
+    }
+}
+
+#[test]
+#[ignore = "minutes"]
+fn rare() {
+    for fault in [Fault::IgnoreMark, Fault::TellUnsettled] {
+        println!("{fault:?}: {:?}", first_failure(fault, 0..25000));
     }
 }

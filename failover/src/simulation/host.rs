@@ -53,7 +53,6 @@ struct Link {
 pub(super) struct Life {
     pub(super) me: Emitter,
     pub(super) decider: Decider,
-    pub(super) told_primary: bool,
     in_sync_term: Option<Term>,
     machine: Machine,
     gate: GateMode,
@@ -87,7 +86,6 @@ impl Life {
         Self {
             me,
             decider,
-            told_primary: as_primary,
             in_sync_term: None,
             machine: Machine::default(),
             gate: GateMode::Held,
@@ -392,8 +390,10 @@ impl Life {
 
     /// The guest that was asked for.
     pub(super) fn boot(&mut self, guest: u32) {
+        let running = self.machine.running;
         self.machine = Machine {
             guest: Some(guest),
+            running,
             ..Machine::default()
         };
         self.left = 0;

@@ -3,7 +3,7 @@
 use super::script::Random;
 use crate::arbiter::{ArbiterAnswer, ArbiterError, ArbiterRequest, Swap};
 use crate::decider::{GaveUp, SyncMark};
-use crate::standing::{Revision, Standing, Term, Versioned};
+use crate::standing::{Phase, Revision, Standing, Term, Versioned};
 
 /// What the hosts say to each other.
 #[derive(Clone, Debug)]
@@ -112,6 +112,16 @@ impl SimArbiter {
                 ArbiterAnswer::Swap(Ok(Swap::Won(revision)))
             }
         }
+    }
+
+    /// Whether that swap has just put that phase in force.
+    pub(super) fn has_taken(
+        request: &ArbiterRequest,
+        answer: &ArbiterAnswer,
+        phase: Phase,
+    ) -> bool {
+        let swap = matches!(request, ArbiterRequest::Swap { next, .. } if next.phase == phase);
+        swap && matches!(answer, ArbiterAnswer::Swap(Ok(Swap::Won(_))))
     }
 
     /// Decides what becomes of a question asked now.

@@ -25,11 +25,19 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    /// A new guest was made while an earlier one may have been heard. `by_operator`: a host was told to be primary.
-    pub(super) fn boot(&mut self, guest: u32, by_operator: bool) -> Result<(), String> {
+    /// The arbiter has taken a host that an operator told to be primary at its word: guests before `next` are given up.
+    pub(super) fn give_up(&mut self, next: u32) {
+        self.first_guest = next;
+    }
+
+    /// A guest is made.
+    pub(super) fn boot(&mut self, guest: u32) -> Result<(), String> {
         let heard = !self.seen.is_empty() && self.guest.is_some_and(|old| old >= self.first_guest);
-        if heard && !by_operator {
-            return Err(format!("guest {guest} made anew by a backup, {:?} was heard", self.guest));
+        if heard {
+            return Err(format!(
+                "guest {guest} made anew, though {:?} was heard",
+                self.guest
+            ));
         }
         self.first_guest = guest;
         Ok(())
@@ -41,7 +49,11 @@ impl Outside {
             return Err(format!("term {term} used by {before:?} and {emitter:?}"));
         }
         // One that hears late of an earlier term takes nothing over.
-        if self.reigns.last_key_value().is_none_or(|(&last, _)| last < term) {
+        if self
+            .reigns
+            .last_key_value()
+            .is_none_or(|(&last, _)| last < term)
+        {
             self.failovers += u64::from(!self.reigns.is_empty());
             self.next = None;
         }
@@ -52,10 +64,15 @@ impl Outside {
     /// A backup goes live with this guest, after these commits.
     pub(super) fn go_live(&self, guest: Option<u32>, commits: &[u64]) -> Result<(), String> {
         if guest.is_none_or(|guest| guest < self.first_guest) {
-            return Err(format!("live with guest {guest:?}, replaced by {}", self.first_guest));
+            return Err(format!(
+                "live with guest {guest:?}, replaced by {}",
+                self.first_guest
+            ));
         }
         if guest == self.guest && !commits.starts_with(&self.seen) {
-            return Err(format!("live without what the outside has seen of guest {guest:?}"));
+            return Err(format!(
+                "live without what the outside has seen of guest {guest:?}"
+            ));
         }
         Ok(())
     }
@@ -70,7 +87,10 @@ impl Outside {
     ) -> Result<(), String> {
         let what = format!("output {index} of guest {guest} from {emitter:?}");
         if guest < self.first_guest {
-            return Err(format!("{what}: that guest was replaced by {}", self.first_guest));
+            return Err(format!(
+                "{what}: that guest was replaced by {}",
+                self.first_guest
+            ));
         }
         if self.guest != Some(guest) {
             self.guest = Some(guest);
@@ -81,7 +101,10 @@ impl Outside {
             return self.late(&what, current, index, value);
         }
         if *self.next.get_or_insert(index) != index {
-            return Err(format!("{what}: repeated or left out, {:?} was next", self.next));
+            return Err(format!(
+                "{what}: repeated or left out, {:?} was next",
+                self.next
+            ));
         }
         self.next = Some(index + 1);
         self.total += 1;
@@ -109,6 +132,8 @@ impl Outside {
             self.late_repeats += 1;
             return Ok(());
         }
-        Err(format!("{what}: {current:?} runs the guest, and this was not seen"))
+        Err(format!(
+            "{what}: {current:?} runs the guest, and this was not seen"
+        ))
     }
 }

@@ -1,6 +1,6 @@
 //! The clock, the queue of what happens next, both hosts, and the checks that need all of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::host::{Effect, Life, settings};
 use super::network::{Connection, Message, SimArbiter};
@@ -91,6 +91,8 @@ pub(super) struct World {
     outside: Outside,
     lives: u64,
     guests: u32,
+    /// The processes that an operator told to be primary, and that have not started a guest yet.
+    told_primary: BTreeSet<u64>,
     at_settled: Option<(bool, u64)>,
     tally: Tally,
     trace: bool,
@@ -110,6 +112,7 @@ impl World {
             outside: Outside::default(),
             lives: 0,
             guests: 0,
+            told_primary: BTreeSet::new(),
             at_settled: None,
             tally: Tally::default(),
             trace: std::env::var_os("SAMSARA_TRACE").is_some(),
@@ -190,6 +193,10 @@ impl World {
                 answer_at,
             } => {
                 let answer = self.arbiter.apply(&request);
+                let anew = SimArbiter::has_taken(&request, &answer, Phase::Starting);
+                if anew && self.told_primary.remove(&life) {
+                    self.outside.give_up(self.guests + 1);
+                }
                 if let Some(at) = answer_at {
                     self.schedule(
                         at,
@@ -300,12 +307,10 @@ impl World {
             Effect::Boot => {
                 self.guests += 1;
                 let guest = self.guests;
-                let Some(life) = &mut self.places[host].life else {
-                    return Ok(());
-                };
-                let ended = self.tally.ended;
-                self.outside.boot(guest, life.told_primary || ended)?;
-                life.boot(guest);
+                self.outside.boot(guest)?;
+                if let Some(life) = &mut self.places[host].life {
+                    life.boot(guest);
+                }
             }
         }
         Ok(())
@@ -430,6 +435,9 @@ impl World {
         let mut settings = settings(host, self.setup.start_alone);
         settings.fault = self.setup.fault;
         let me = (host, self.lives);
+        if as_primary {
+            self.told_primary.insert(self.lives);
+        }
         let life = Life::new(me, settings, as_primary, self.setup.guest_bound, self.now);
         self.places[host].life = Some(life);
         self.schedule(
