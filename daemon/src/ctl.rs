@@ -256,7 +256,7 @@ fn describe_host(written: &Written, request: &HostRequest) -> String {
         "\
 wrote {certificate_file}   {name}'s certificate, for {days} days
 wrote {key_file}   its key, for {name} alone
-wrote {ca_file}   the CA's certificate
+with {ca_file}   the CA's certificate
 
 configuration of {name} (with the places of the files there):
     [tls]

@@ -227,9 +227,11 @@ mod tests {
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
         for path in [
             dir.path().join("none/report.json"),
-            dir.path().to_owned(),
+            folder,
             "/".into(),
             "".into(),
         ] {
@@ -240,6 +242,10 @@ mod tests {
             );
             assert!(report().write(&path).is_err());
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "a temporary file is left"
+        );
     }
 }
