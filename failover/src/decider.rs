@@ -47,6 +47,10 @@
 //!    no swap of its own is unsettled. So two healthy hosts become protected again while the arbiter is down.
 //! 5. A guest whose standing is `Starting` has released nothing; it may be started anew by whoever wins the next
 //!    term. It becomes `Running` by a swap, before its first instruction.
+//!
+//! One thing cannot be promised: a primary that was suspended, and wakes after its backup has taken over, may release
+//! once more what the backup had acknowledged before, because a check and the release after it can be torn apart by
+//! the suspension itself. It is the same bytes that its successor has released, never others.
 
 mod backup;
 mod claimant;

@@ -132,10 +132,9 @@ impl FileArbiter {
             let Some(revision) = self.highest()? else {
                 return Ok(None);
             };
-            match self.load(revision)? {
-                Some(value) => return Ok(Some(Versioned { revision, value })),
-                // Pruned between the listing and the opening: there are newer ones.
-                None => continue,
+            // None: pruned between the listing and the opening, so there are newer ones.
+            if let Some(value) = self.load(revision)? {
+                return Ok(Some(Versioned { revision, value }));
             }
         }
         Err(ArbiterError::Other(format!(

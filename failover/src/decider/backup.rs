@@ -115,7 +115,6 @@ impl BackupDecider {
             return;
         }
         match (outcome, &self.stage) {
-            (Outcome::Nothing, _) => {}
             (Outcome::Won(won), _) => self.promotion = Some(won),
             (Outcome::Current(current), &Stage::Claiming { term, .. }) => {
                 self.judge_claim(now, term, current);
@@ -123,7 +122,7 @@ impl BackupDecider {
             (Outcome::Current(current), Stage::Searching { lost: Some(_) }) => {
                 self.judge_boot(now, current);
             }
-            (Outcome::Current(_), _) => {}
+            (Outcome::Nothing | Outcome::Current(_), _) => {}
         }
     }
 
@@ -190,21 +189,19 @@ impl BackupDecider {
         if let Some(before) = self.session() {
             self.lose(now, before, "it was connected to anew".to_owned());
         }
-        match self.obstacle(now, term) {
-            Some(reason) => self.actions.push_back(Action::Leave { session, reason }),
-            None => {
-                // From here on, and before the primary hears of it, the right is gone.
-                self.stage = Stage::Syncing { session, term };
-                self.claimed = None;
-                self.permit = false;
-                self.note = None;
-                self.claimant.rest();
-                self.actions.push_back(Action::Join {
-                    session,
-                    gave_up: self.told,
-                });
-            }
+        if let Some(reason) = self.obstacle(now, term) {
+            return self.actions.push_back(Action::Leave { session, reason });
         }
+        // From here on, and before the primary hears of it, the right is gone.
+        self.stage = Stage::Syncing { session, term };
+        self.claimed = None;
+        self.permit = false;
+        self.note = None;
+        self.claimant.rest();
+        self.actions.push_back(Action::Join {
+            session,
+            gave_up: self.told,
+        });
     }
 
     /// Why this host cannot join a primary of that term now.

@@ -41,6 +41,10 @@ enum Stage {
     },
 }
 
+/// What a swap found before it; none: no standing at all.
+#[derive(Clone, Copy, Debug)]
+struct Expected(Option<Revision>);
+
 /// Talks to the arbiter for a decider.
 #[derive(Debug)]
 pub(super) struct Claimant {
@@ -48,7 +52,7 @@ pub(super) struct Claimant {
     failures: u32,
     trouble: Option<String>,
     /// The revision expected by a swap that was never answered: until the arbiter is past it, the swap may count.
-    unsettled: Option<Option<Revision>>,
+    unsettled: Option<Expected>,
 }
 
 impl Claimant {
@@ -177,7 +181,7 @@ impl Claimant {
             }
             (Stage::Swapping { expected, .. }, ArbiterAnswer::Swap(Err(error))) => {
                 if error.is_unsettled() {
-                    self.unsettled = Some(expected);
+                    self.unsettled = Some(Expected(expected));
                 }
                 self.no_answer(now, &error)
             }
@@ -196,7 +200,10 @@ impl Claimant {
 
     fn current(&mut self, current: Option<Versioned<Standing>>) -> Outcome {
         let revision = current.as_ref().map(|current| current.revision);
-        if self.unsettled.is_some_and(|expected| expected != revision) {
+        if self
+            .unsettled
+            .is_some_and(|Expected(expected)| expected != revision)
+        {
             self.unsettled = None;
         }
         Outcome::Current(current)
@@ -225,6 +232,7 @@ mod tests {
         Moment::from_ms(ms)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as arbiters answer")]
     fn current(revision: u64, term: u64) -> Option<Versioned<Standing>> {
         Some(Versioned {
             revision: Revision(revision),

@@ -244,10 +244,7 @@ impl PrimaryDecider {
             term: standing.value.term,
             mark: self.mark,
         });
-        let said_so = gave_up.is_some()
-            && (gave_up == right
-                || self.settings.broken(Fault::IgnoreMark)
-                    && gave_up.map(|gave_up| gave_up.term) == right.map(|right| right.term));
+        let said_so = gave_up.is_some() && gave_up == right;
         self.slot.join(
             session,
             said_so || self.settings.broken(Fault::AnyoneGaveUp),
@@ -315,7 +312,7 @@ impl PrimaryDecider {
     }
 
     fn accept_given_up_right(&mut self) {
-        let settled = self.claimant.is_settled() || self.settings.broken(Fault::GiveUpUnsettled);
+        let settled = self.claimant.is_settled();
         if settled && matches!(self.slot, Slot::Undecided { gave_up: true, .. }) {
             self.settle_slot();
         }
@@ -333,7 +330,7 @@ impl PrimaryDecider {
             return;
         };
         // A swap that may still count could end the very term in which the backup is to have its right.
-        if self.claimant.is_settled() || self.settings.broken(Fault::TellUnsettled) {
+        if self.claimant.is_settled() {
             let term = standing.value.term;
             self.mark = SyncMark(self.mark.0.saturating_add(1));
             self.slot = Slot::Protected(session);

@@ -81,16 +81,12 @@ impl Settings {
 /// A guard of the protocol that a test can leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A primary takes an old or delayed word for the current backup's.
-    IgnoreMark,
     /// A primary that lost its backup goes on without the arbiter.
     OpenWithoutTerm,
     /// A backup is told that it is in sync while the gate is open.
     TellBeforeGuarding,
     /// A backup is told that it is in sync before it has what left while the gate was open.
     TellBeforeCaughtUp,
-    /// A backup is told that it is in sync while a swap of the primary's may still count.
-    TellUnsettled,
     /// A backup that is not in sync goes live.
     GoLiveUnsynced,
     /// A backup keeps its right when it joins another session.
@@ -99,8 +95,6 @@ pub(crate) enum Fault {
     JoinUnsettled,
     /// A primary takes any backup that joins for the one that gave up its right.
     AnyoneGaveUp,
-    /// A primary goes on alone in its term while its own swap may still count.
-    GiveUpUnsettled,
     /// The guest runs before the arbiter knows.
     RunBeforeRecorded,
     /// A backup starts anew a guest that has run.

@@ -44,13 +44,24 @@ pub(super) enum Message {
     Closed,
 }
 
-/// A connection. Messages of one direction arrive in order; one that is lost breaks the direction for good.
+impl Message {
+    fn is_control(&self) -> bool {
+        !matches!(
+            self,
+            Self::Machine { .. } | Self::Commit { .. } | Self::Ack { .. } | Self::Released { .. }
+        )
+    }
+}
+
+/// A connection. Messages of one stream and direction arrive in order; one that is lost breaks the direction for good.
 #[derive(Debug)]
 pub(super) struct Connection {
     /// Who dialed, and its life; then who was dialed.
     pub(super) ends: [(usize, u64); 2],
-    delay_ms: [u64; 2],
-    last_arrival: [u64; 2],
+    /// By direction and stream.
+    delay_ms: [[u64; 2]; 2],
+    /// By direction and stream.
+    last_arrival: [[u64; 2]; 2],
     pub(super) cut: [bool; 2],
 }
 
@@ -63,20 +74,28 @@ impl Connection {
                 random.range(1, 12)
             }
         };
-        let delay_ms = [delay(), delay()];
+        let delay_ms = [[delay(), delay()], [delay(), delay()]];
         Self {
             ends: [from, to],
             delay_ms,
-            last_arrival: [0; 2],
+            last_arrival: [[0; 2]; 2],
             cut: [false; 2],
         }
     }
 
-    /// When a message sent now by end `from` arrives.
-    pub(super) fn arrival(&mut self, from: usize, now: u64, random: &mut Random) -> u64 {
-        let at = now + 1 + random.range(0, self.delay_ms[from] + 1);
-        self.last_arrival[from] = self.last_arrival[from].max(at);
-        self.last_arrival[from]
+    /// When a message sent now by end `from` arrives. Commits and control are streams of their own.
+    pub(super) fn arrival(
+        &mut self,
+        from: usize,
+        message: &Message,
+        now: u64,
+        random: &mut Random,
+    ) -> u64 {
+        let stream = usize::from(message.is_control());
+        let at = now + 1 + random.range(0, self.delay_ms[from][stream] + 1);
+        let last = &mut self.last_arrival[from][stream];
+        *last = at.max(*last);
+        *last
     }
 }
 
@@ -186,6 +205,6 @@ fn unsettled(request: &ArbiterRequest) -> ArbiterAnswer {
 impl Connection {
     /// From now on as a network should be; what was lost stays lost.
     pub(super) fn make_fast(&mut self) {
-        self.delay_ms = [5; 2];
+        self.delay_ms = [[5; 2]; 2];
     }
 }

@@ -213,7 +213,10 @@ impl World {
                 self.mishap(mishap);
                 Ok(())
             }
-            Event::Restart { host, as_primary } => self.restart(host, as_primary),
+            Event::Restart { host, as_primary } => {
+                self.restart(host, as_primary);
+                Ok(())
+            }
             Event::Heal => self.heal(),
             Event::Settled => {
                 self.at_settled = Some((self.has_carrier(), self.outside.total));
@@ -349,7 +352,7 @@ impl World {
             return;
         }
         let (host, life) = connection.ends[1 - from];
-        let at = connection.arrival(from, self.now, &mut self.random);
+        let at = connection.arrival(from, &message, self.now, &mut self.random);
         self.schedule(
             at,
             Event::To {
@@ -422,13 +425,13 @@ impl World {
         }
     }
 
-    fn restart(&mut self, host: usize, as_primary: bool) -> Result<(), String> {
+    fn restart(&mut self, host: usize, as_primary: bool) {
         let alive = self.places[host]
             .life
             .as_ref()
             .is_some_and(|life| life.situation() != Situation::Stopped);
         if alive {
-            return Ok(());
+            return;
         }
         self.kill(host);
         self.lives += 1;
@@ -448,7 +451,6 @@ impl World {
                 what: Happening::Tick,
             },
         );
-        Ok(())
     }
 
     /// The end of all trouble: whoever is down comes back as a backup.
