@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use samsara_config::{ArbiterKind, Config, Role};
 
 use super::*;
-use crate::status::{Arbiter, Ended, GateMode, LagAmount, Peer, Positions, RoleChange};
+use crate::status::{Arbiter, Counters, Ended, GateMode, LagAmount, Peer, Positions, RoleChange};
 
 const DASHBOARD: &str = include_str!("../../../monitoring/grafana/samsara.json");
 const ALERTS: &str = include_str!("../../../monitoring/prometheus/alerts.yml");
@@ -13,6 +13,22 @@ const ALERTS: &str = include_str!("../../../monitoring/prometheus/alerts.yml");
 fn idle() -> Snapshot {
     let config = Config::load(None, &["vm.vcpus=2".to_owned()]).unwrap();
     Snapshot::new(Status::new(&config, Role::Backup, "alpha"))
+}
+
+fn counted() -> Counters {
+    Counters {
+        chunks_by_vcpu: vec![11, 12],
+        chunks_order_form: 13,
+        chunks_effects_form: 14,
+        commits: 15,
+        squashes: 16,
+        exclusive_chunks: 17,
+        effect_bytes: 18,
+        log_bytes: 19,
+        failovers: 20,
+        digests_compared: 21,
+        divergences: 22,
+    }
 }
 
 /// Differs from `idle` in everything that there is to show.
@@ -44,20 +60,7 @@ fn busy() -> Snapshot {
     };
     status.gate.mode = GateMode::Guarded;
     (status.gate.held_outputs, status.gate.held_bytes) = (3, 300);
-    let counters = &mut status.counters;
-    counters.chunks_by_vcpu = vec![11, 12];
-    (counters.chunks_order_form, counters.chunks_effects_form) = (13, 14);
-    (
-        counters.commits,
-        counters.squashes,
-        counters.exclusive_chunks,
-    ) = (15, 16, 17);
-    (
-        counters.effect_bytes,
-        counters.log_bytes,
-        counters.failovers,
-    ) = (18, 19, 20);
-    (counters.digests_compared, counters.divergences) = (21, 22);
+    status.counters = counted();
     let (connected, in_sync) = (true, true);
     status.peer = Some(Peer {
         name: "beta".to_owned(),
