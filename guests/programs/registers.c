@@ -80,11 +80,11 @@ static void check(struct vcpu *cpu, struct work *work, u64 turn) {
 void program_run(struct vcpu *cpu) {
     struct work *work = &works[cpu->index];
     bool avx = has_avx();
-    hold *hold = avx ? hold_avx : hold_sse;
+    hold *all = avx ? hold_avx : hold_sse;
     u64 n = param(N), step = n / 16 + 1;
     for (u64 turn = 0; turn < n; turn++) {
         fill(&work->in, (cpu->index << 48) + turn, avx ? 32 : 16);
-        hold(&work->in, &work->out, param(LOOPS), yield_address(work));
+        all(&work->in, &work->out, param(LOOPS), yield_address(work));
         check(cpu, work, turn);
         if (cpu->index == 0 && (turn + 1) % step == 0) device_write(MARK, turn + 1);
     }

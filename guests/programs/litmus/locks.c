@@ -60,6 +60,13 @@ static void stay_away(u64 streak) {
     for (u64 i = 0; i < 64ul << (streak < 8 ? streak : 8); i++) __builtin_ia32_pause();
 }
 
+// Now and then ends the chunk at one of three places of an iteration: while holding the lock, between the load and the
+// store of the counter, after leaving.
+enum place { HOLDING, ADDING, LEFT };
+static void cut(u64 iteration, enum place place) {
+    if (settings.cut != 0 && iteration % settings.cut == 0 && mix(iteration) % 3 == place) device_write(YIELD, 0);
+}
+
 static void contend(struct vcpu *cpu, const struct test *test, enum layout layout) {
     const struct algorithm *algorithm = &algorithms[test - lock_tests];
     struct pair_lock lock = lock_at(cpu->index / 2, layout);
@@ -67,10 +74,13 @@ static void contend(struct vcpu *cpu, const struct test *test, enum layout layou
     for (u64 i = 0; i < settings.iterations; i++) {
         bool waited = algorithm->enter(&lock, me);
         *lock.owner = me;
+        cut(i, HOLDING);
         u64 count = *lock.counter;
+        cut(i, ADDING);
         *lock.counter = count + 1;
         if (*lock.owner != me) forbidden(cpu, test, layout, i, &count, 1);
         algorithm->leave(&lock, me);
+        cut(i, LEFT);
         streak = waited ? streak + 1 : 0;
         if (waited) stay_away(streak);
     }
