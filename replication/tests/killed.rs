@@ -29,7 +29,7 @@ async fn backup_process() {
     let address = address.parse().expect("address");
     let dialer = Dialer::new(config(Some(address), "alpha"), load(&files));
     let link = dialer.dial(hello()).await.expect("link");
-    let mut backup = link.start();
+    let mut backup = link.start(None);
     println!("started");
     std::io::stdout().flush().expect("stdout");
     let cause = closed(&mut backup.events).await;
@@ -97,7 +97,7 @@ async fn a_frozen_peer_falls_silent_and_is_given_up() {
     child.wait().expect("ended");
     assert_eq!(cause, CloseCause::Lost("timed out".into()));
     assert!(
-        after > Duration::from_millis(1000) && after < Duration::from_secs(4),
+        after > Duration::from_secs(1) && after < Duration::from_secs(4),
         "{after:?}"
     );
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{BASE, Hosts, Primary, closed, hello, next, receive};
 use samsara_commitlog::CommitSeq;
-use samsara_replication::protocol::{BackupEvent, PrimaryEvent, RefuseReason};
+use samsara_replication::protocol::{BackupEvent, PrimaryEvent, RefuseReason, Right};
 use samsara_replication::transport::{CloseCause, DialError, LinkEvent, ListenerEvent};
 
 fn primary_sign(event: &PrimaryEvent) -> bool {
@@ -27,7 +27,7 @@ async fn a_session_from_welcome_to_goodbye() {
         ("beta", 7)
     );
     let mut primary = Primary::start(*link);
-    let mut backup = backup.start();
+    let mut backup = backup.start(None);
 
     primary
         .queue
@@ -47,9 +47,9 @@ async fn a_session_from_welcome_to_goodbye() {
         synced,
         LinkEvent::Session(PrimaryEvent::SyncDone { seq: BASE })
     );
-    primary.handle.in_sync(7).await.expect("open");
+    primary.handle.in_sync(Right { term: 7, mark: 1 }).await.expect("open");
     let in_sync = next(&mut backup.events, backup_sign).await;
-    assert_eq!(in_sync, LinkEvent::Session(BackupEvent::InSync { term: 7 }));
+    assert_eq!(in_sync, LinkEvent::Session(BackupEvent::InSync(Right { term: 7, mark: 1 })));
 
     let (received, verified) = (CommitSeq(150), CommitSeq(149));
     backup.handle.report(received, verified);

@@ -8,7 +8,9 @@ use samsara_commitlog::CommitSeq;
 
 use super::events::{Events, Merge};
 use super::heartbeat::Heart;
-use super::{HeartbeatConfig, Message, MessageReader, PeerLeft, Refusal, Session, SessionError};
+use super::{
+    HeartbeatConfig, Message, MessageReader, PeerLeft, Refusal, Right, Session, SessionError,
+};
 use crate::Quantiles;
 
 /// What the primary says. Each is a sign of life.
@@ -20,10 +22,7 @@ pub enum BackupEvent {
         committed: CommitSeq,
     },
     /// The primary guards its outputs by this backup.
-    InSync {
-        /// Its term.
-        term: u64,
-    },
+    InSync(Right),
     /// The outputs of all commits up to here have left; only the newest is reported.
     Released {
         /// The position.
@@ -100,13 +99,13 @@ pub struct BackupSession {
 }
 
 impl BackupSession {
-    /// A session that begins.
-    pub fn new(heartbeat: HeartbeatConfig, now: Instant) -> Self {
+    /// A session that begins: the backup joins, and says which right it gave up.
+    pub fn new(heartbeat: HeartbeatConfig, gave_up: Option<Right>, now: Instant) -> Self {
         Self {
             reader: MessageReader::new(),
             heart: Heart::new(heartbeat.interval, now),
             events: Events::new(),
-            outbox: VecDeque::new(),
+            outbox: VecDeque::from([Message::Join { gave_up }]),
             received: CommitSeq::BOOT,
             verified: CommitSeq::BOOT,
             report_due: false,
@@ -117,7 +116,7 @@ impl BackupSession {
 
     fn handle_message(&mut self, message: Message) -> Result<(), SessionError> {
         let event = match message {
-            Message::InSync { term } => BackupEvent::InSync { term },
+            Message::InSync(right) => BackupEvent::InSync(right),
             Message::Released { seq } => BackupEvent::Released { seq },
             Message::Ended { status } => BackupEvent::Ended { status },
             Message::Goodbye { reason } => {

@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use samsara_commitlog::CommitSeq;
 
 use super::message::{
-    Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason,
+    Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, Right,
     SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
 };
 
@@ -67,6 +67,7 @@ mod kind {
     pub(super) const DIVERGED: u16 = 8;
     pub(super) const ENDED: u16 = 9;
     pub(super) const GOODBYE: u16 = 10;
+    pub(super) const JOIN: u16 = 11;
 }
 
 impl Message {
@@ -96,7 +97,8 @@ impl Message {
             Self::Welcome(_) => kind::WELCOME,
             Self::Refuse(_) => kind::REFUSE,
             Self::SyncDone { .. } => kind::SYNC_DONE,
-            Self::InSync { .. } => kind::IN_SYNC,
+            Self::Join { .. } => kind::JOIN,
+            Self::InSync(_) => kind::IN_SYNC,
             Self::Ack { .. } => kind::ACK,
             Self::Released { .. } => kind::RELEASED,
             Self::Diverged { .. } => kind::DIVERGED,
@@ -111,7 +113,14 @@ impl Message {
             Self::Welcome(welcome) => welcome.encode(out),
             Self::Refuse(refusal) => refusal.encode(out),
             Self::SyncDone { seq } | Self::Released { seq } => out.put_u64_le(seq.0),
-            Self::InSync { term } => out.put_u64_le(*term),
+            Self::Join { gave_up } => {
+                put_option(out, gave_up.map(|right| right.term));
+                put_option(out, gave_up.map(|right| right.mark));
+            }
+            Self::InSync(right) => {
+                out.put_u64_le(right.term);
+                out.put_u64_le(right.mark);
+            }
             Self::Ack { received, verified } => {
                 out.put_u64_le(received.0);
                 out.put_u64_le(verified.0);
@@ -146,9 +155,15 @@ impl Message {
             kind::SYNC_DONE => Self::SyncDone {
                 seq: fields.seq("seq")?,
             },
-            kind::IN_SYNC => Self::InSync {
+            kind::JOIN => {
+                let (term, mark) = (fields.option("term")?, fields.option("mark")?);
+                let gave_up = term.zip(mark).map(|(term, mark)| Right { term, mark });
+                Self::Join { gave_up }
+            }
+            kind::IN_SYNC => Self::InSync(Right {
                 term: fields.u64("term")?,
-            },
+                mark: fields.u64("mark")?,
+            }),
             kind::ACK => Self::Ack {
                 received: fields.seq("received")?,
                 verified: fields.seq("verified")?,
@@ -186,7 +201,6 @@ impl Hello {
         put_text(out, &self.vm, NAME_BYTES_MAX);
         put_text(out, &self.host, NAME_BYTES_MAX);
         out.put_u64_le(self.term);
-        put_option(out, self.claim);
         out.put_u8(u8::from(self.can_boot));
         out.put_u8(self.vcpu_max);
         out.put_u64_le(self.memory_bytes_max);
@@ -208,7 +222,6 @@ impl Hello {
             vm: fields.text("vm name", NAME_BYTES_MAX)?,
             host: fields.text("host name", NAME_BYTES_MAX)?,
             term: fields.u64("term")?,
-            claim: fields.option("claim")?,
             can_boot: fields.bool("can_boot")?,
             vcpu_max: fields.u8("vcpu_max")?,
             memory_bytes_max: fields.u64("memory_bytes_max")?,

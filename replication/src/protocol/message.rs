@@ -70,8 +70,6 @@ pub struct Hello {
     pub host: String,
     /// The highest term it knows of.
     pub term: u64,
-    /// The term in which it was in sync and may still go live; `None` once it gave that up.
-    pub claim: Option<u64>,
     /// It has the program and could boot the machine from the start.
     pub can_boot: bool,
     /// vCPUs it can run.
@@ -99,6 +97,15 @@ pub struct Welcome {
     pub input_bytes: Option<u64>,
     /// Binds the lifeline to this session.
     pub token: SessionToken,
+}
+
+/// A backup's right to go live in the next term, if it wins that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The term in which it was in sync.
+    pub term: u64,
+    /// Which of the primary's tellings the right comes from.
+    pub mark: u64,
 }
 
 /// A random value that only the two ends of a session know.
@@ -173,11 +180,13 @@ pub enum Message {
         /// The snapshot's commit.
         seq: CommitSeq,
     },
-    /// The primary holds outputs for this backup: it may go live if it wins the next term.
-    InSync {
-        /// The primary's term.
-        term: u64,
+    /// The backup takes its place, after the primary's `Welcome`.
+    Join {
+        /// The right to go live that it gave up by joining, if it had one.
+        gave_up: Option<Right>,
     },
+    /// The primary holds outputs for this backup: it may go live if it wins the next term.
+    InSync(Right),
     /// The backup's positions.
     Ack {
         /// It has all commits up to this one.
@@ -219,7 +228,8 @@ impl Message {
             Self::Welcome(_) => "Welcome",
             Self::Refuse(_) => "Refuse",
             Self::SyncDone { .. } => "SyncDone",
-            Self::InSync { .. } => "InSync",
+            Self::Join { .. } => "Join",
+            Self::InSync(_) => "InSync",
             Self::Ack { .. } => "Ack",
             Self::Released { .. } => "Released",
             Self::Diverged { .. } => "Diverged",

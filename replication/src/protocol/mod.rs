@@ -5,11 +5,12 @@
 //!     | -- control: Hello ------------------->  | admit(): vm, versions, shape, input, one backup
 //!     | <------------ Welcome | Refuse -------- |
 //!     | == lifeline with the session's token => |
+//!     | -- Join{gave_up} ---------------------> |  any earlier right to go live is gone
 //!     |                                         |
 //!     | <= commit stream: snapshot, records === |
 //!     | -- Ack{received, verified} -----------> |  as positions advance, newest only
 //!     | -- SyncDone{seq} ---------------------> |  snapshot loaded
-//!     | <------------- InSync{term} ----------- |  the gate guards from before this is sent
+//!     | <------------- InSync{right} ---------- |  the gate guards from before this is sent
 //!     | <------------- Released{seq} ---------- |  outputs up to here have left
 //!     | <-- heartbeats, datagrams, both ways -> |
 //!     | <------------- Ended{status} ---------- |
@@ -34,7 +35,7 @@ pub use codec::{ControlError, MESSAGE_BYTES_MAX, MessageReader};
 pub use heartbeat::Heartbeat;
 pub use message::{
     Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason,
-    SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
+    Right, SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
 };
 pub use primary::{PrimaryCommand, PrimaryEvent, PrimarySession};
 

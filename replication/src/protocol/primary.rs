@@ -9,7 +9,7 @@ use samsara_commitlog::CommitSeq;
 
 use super::events::{Events, Merge};
 use super::heartbeat::Heart;
-use super::{HeartbeatConfig, Message, MessageReader, PeerLeft, Session, SessionError};
+use super::{HeartbeatConfig, Message, MessageReader, PeerLeft, Right, Session, SessionError};
 use crate::{LagTracker, Quantiles};
 
 /// What the backup does, as the primary sees it. Each is a sign of life.
@@ -60,10 +60,7 @@ impl Merge for PrimaryEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrimaryCommand {
     /// Outputs are guarded by this backup from now on.
-    InSync {
-        /// The primary's term.
-        term: u64,
-    },
+    InSync(Right),
     /// The outputs of all commits up to this one have left. Only the newest travels.
     Released {
         /// The position.
@@ -90,6 +87,7 @@ pub struct PrimarySession {
     events: Events<PrimaryEvent>,
     outbox: VecDeque<Message>,
     released: Option<CommitSeq>,
+    joined: bool,
     left: Option<PeerLeft>,
     leaving: bool,
 }
@@ -104,6 +102,7 @@ impl PrimarySession {
             events: Events::new(),
             outbox: VecDeque::new(),
             released: None,
+            joined: false,
             left: None,
             leaving: false,
         }
@@ -111,6 +110,11 @@ impl PrimarySession {
 
     fn handle_message(&mut self, message: Message, now: Instant) -> Result<(), SessionError> {
         let event = match message {
+            // Of a link that was started without asking for it first.
+            Message::Join { .. } if !self.joined => {
+                self.joined = true;
+                return Ok(());
+            }
             Message::SyncDone { seq } => {
                 self.acknowledge(seq, CommitSeq::BOOT, now)?;
                 PrimaryEvent::SyncDone { seq }
@@ -184,7 +188,7 @@ impl Session for PrimarySession {
     fn handle_command(&mut self, command: PrimaryCommand) {
         match command {
             PrimaryCommand::Released { seq } => self.released = self.released.max(Some(seq)),
-            PrimaryCommand::InSync { term } => self.outbox.push_back(Message::InSync { term }),
+            PrimaryCommand::InSync(right) => self.outbox.push_back(Message::InSync(right)),
             PrimaryCommand::Ended { status } => self.outbox.push_back(Message::Ended { status }),
             PrimaryCommand::Goodbye { reason } => {
                 self.leaving = true;

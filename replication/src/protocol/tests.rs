@@ -19,7 +19,6 @@ fn hello() -> Hello {
         vm: "web".into(),
         host: "beta".into(),
         term: 6,
-        claim: None,
         can_boot: true,
         vcpu_max: 16,
         memory_bytes_max: 1 << 36,
@@ -62,13 +61,12 @@ fn any_hello() -> impl Strategy<Value = Message> {
     );
     let options = (
         any::<Option<u64>>(),
-        any::<Option<u64>>(),
         any::<bool>(),
         any::<bool>(),
     );
     (text(), text(), numbers, options).prop_map(|(vm, host, numbers, options)| {
         let ([min, max], log_version, term, vcpu_max, memory_bytes_max) = numbers;
-        let (claim, input_bytes, can_boot, primary) = options;
+        let (input_bytes, can_boot, primary) = options;
         let role = if primary {
             PeerRole::Primary
         } else {
@@ -82,7 +80,6 @@ fn any_hello() -> impl Strategy<Value = Message> {
             vm,
             host,
             term,
-            claim,
             can_boot,
             vcpu_max,
             memory_bytes_max,
@@ -129,7 +126,7 @@ fn any_message() -> impl Strategy<Value = Message> {
             text
         })),
         seq().prop_map(|seq| Message::SyncDone { seq }),
-        any::<u64>().prop_map(|term| Message::InSync { term }),
+        (any::<u64>(), any::<u64>()).prop_map(|(term, mark)| Message::InSync(Right { term, mark })),
         (seq(), seq()).prop_map(|(received, verified)| Message::Ack { received, verified }),
         seq().prop_map(|seq| Message::Released { seq }),
         (seq(), any::<u128>(), any::<u128>()).prop_map(|(seq, expected, found)| {
@@ -188,7 +185,7 @@ proptest! {
         body[6] = bytes.first().map_or(0, |b| b % 12);
         body.extend(&bytes);
         let _ = read(&body, 50);
-        let mut backup = BackupSession::new(BEAT, now);
+        let mut backup = BackupSession::new(BEAT, None, now);
         let _ = backup.handle_control(&body, now);
         let _ = backup.handle_datagram(&body[4..], now);
     }
@@ -356,7 +353,7 @@ impl Pair {
         let lag = Arc::new(Mutex::new(LagTracker::new(CommitSeq(10))));
         Self {
             primary: PrimarySession::new(BEAT, lag.clone(), now),
-            backup: BackupSession::new(BEAT, now),
+            backup: BackupSession::new(BEAT, None, now),
             lag,
         }
     }
@@ -431,7 +428,7 @@ fn a_session_from_sync_to_goodbye() {
     pair.backup
         .handle_command(BackupCommand::SyncDone { seq: CommitSeq(10) });
     pair.primary
-        .handle_command(PrimaryCommand::InSync { term: 7 });
+        .handle_command(PrimaryCommand::InSync(Right { term: 7, mark: 2 }));
     pair.primary
         .handle_command(PrimaryCommand::Ended { status: 3 });
     pair.primary.handle_command(PrimaryCommand::Goodbye {
@@ -444,7 +441,7 @@ fn a_session_from_sync_to_goodbye() {
     );
     assert_eq!(
         pair.backup.poll_event(),
-        Some(BackupEvent::InSync { term: 7 })
+        Some(BackupEvent::InSync(Right { term: 7, mark: 2 }))
     );
     assert_eq!(
         pair.backup.poll_event(),

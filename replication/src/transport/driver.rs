@@ -12,12 +12,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::error::{CloseCause, explain};
+use super::handshake::{HandshakeError, read_message};
 use super::lifeline::Lifeline;
 use super::link::{LinkEvent, Positions, lock};
 use super::listener::Slot;
 use crate::Quantiles;
 use crate::lag::LagTracker;
-use crate::protocol::{EVENTS_MAX, PeerLeft, Session, SessionError};
+use crate::protocol::{EVENTS_MAX, Message, PeerLeft, Right, Session, SessionError};
 use crate::queue::CommitQueue;
 
 /// Bytes written to the commit stream at once: enough to fill packets, and control messages
@@ -53,6 +54,15 @@ pub(super) struct Wires {
 impl Wires {
     pub(super) fn connection(&self) -> Connection {
         self.quic.clone()
+    }
+
+    /// Reads the backup's `Join`, before a session takes over.
+    pub(super) async fn read_join(&mut self) -> Result<Option<Right>, HandshakeError> {
+        let message = read_message(&mut self.recv, &mut self.rest).await?;
+        match message {
+            Message::Join { gave_up } => Ok(gave_up),
+            other => Err(HandshakeError::Unexpected(other.name())),
+        }
     }
 
     pub(super) fn data_seen(&mut self) -> Arc<AtomicBool> {

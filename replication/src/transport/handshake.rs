@@ -18,6 +18,37 @@ pub(super) enum HandshakeError {
     Write(#[from] WriteError),
     #[error("it ended the control stream")]
     Ended,
+    #[error("it sent {0} instead of Join")]
+    Unexpected(&'static str),
+}
+
+/// Reads one message; what comes after it stays in `rest`.
+pub(super) async fn read_message(
+    recv: &mut RecvStream,
+    rest: &mut BytesMut,
+) -> Result<Message, HandshakeError> {
+    let mut reader = MessageReader::new();
+    reader.push(&rest.split());
+    let message = next_message(recv, &mut reader).await?;
+    *rest = reader.into_rest();
+    Ok(message)
+}
+
+async fn next_message(
+    recv: &mut RecvStream,
+    reader: &mut MessageReader,
+) -> Result<Message, HandshakeError> {
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        if let Some(message) = reader.poll()? {
+            return Ok(message);
+        }
+        let count = recv
+            .read(&mut buffer)
+            .await?
+            .ok_or(HandshakeError::Ended)?;
+        reader.push(&buffer[..count]);
+    }
 }
 
 /// A control stream while messages are awaited one by one.
@@ -37,18 +68,7 @@ impl ControlStream {
     }
 
     pub(super) async fn read(&mut self) -> Result<Message, HandshakeError> {
-        let mut buffer = [0; READ_BYTES];
-        loop {
-            if let Some(message) = self.reader.poll()? {
-                return Ok(message);
-            }
-            let count = self
-                .recv
-                .read(&mut buffer)
-                .await?
-                .ok_or(HandshakeError::Ended)?;
-            self.reader.push(&buffer[..count]);
-        }
+        next_message(&mut self.recv, &mut self.reader).await
     }
 
     pub(super) async fn write(&mut self, message: &Message) -> Result<(), HandshakeError> {

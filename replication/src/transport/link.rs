@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use samsara_commitlog::CommitSeq;
@@ -14,7 +14,7 @@ use super::error::CloseCause;
 use crate::lag::{Lag, LagTracker};
 use crate::protocol::{
     BackupCommand, BackupEvent, BackupSession, HeartbeatConfig, Hello, PrimaryCommand,
-    PrimaryEvent, PrimarySession, Refusal, Welcome,
+    PrimaryEvent, PrimarySession, Refusal, Right, Welcome,
 };
 use crate::queue::CommitQueue;
 use crate::{QuantileSummary, Quantiles};
@@ -23,6 +23,8 @@ use crate::{QuantileSummary, Quantiles};
 const EVENTS_MAX: usize = 64;
 /// Commands that wait for the driver; each is a single rare step of a session.
 const COMMANDS_MAX: usize = 64;
+/// Time for a backup to decide whether it joins.
+const JOIN_TIME: Duration = Duration::from_secs(5);
 /// Batches of received bytes that wait to be decoded. With the flow control window before them
 /// this bounds what a backup holds of commits it has not looked at.
 const RECEIVED_BATCHES_MAX: usize = 16;
@@ -146,6 +148,16 @@ impl PrimaryLink {
         self.remote
     }
 
+    /// Waits until the backup takes its place; gives the right that it gave up by that.
+    /// An error says in words why it does not.
+    pub async fn joined(&mut self) -> Result<Option<Right>, String> {
+        let joined = tokio::time::timeout(JOIN_TIME, self.wires.read_join()).await;
+        match joined {
+            Ok(joined) => joined.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("it did not join within {JOIN_TIME:?}")),
+        }
+    }
+
     /// Starts the session. What is pushed to `queue` goes to the backup: first a snapshot, then
     /// records from the commit after it. `base` is the snapshot's commit, the one the queue was
     /// made with.
@@ -186,8 +198,8 @@ pub struct PrimaryHandle {
 
 impl PrimaryHandle {
     /// Tells the backup that outputs are guarded by it. They must be, from before this call.
-    pub async fn in_sync(&self, term: u64) -> Result<(), LinkClosed> {
-        self.core.send(PrimaryCommand::InSync { term }).await
+    pub async fn in_sync(&self, right: Right) -> Result<(), LinkClosed> {
+        self.core.send(PrimaryCommand::InSync(right)).await
     }
 
     /// The outputs of all commits up to `seq` have left. Never blocks; only the newest travels.
@@ -264,9 +276,9 @@ impl BackupLink {
         self.remote
     }
 
-    /// Starts the session.
-    pub fn start(self) -> StartedBackup {
-        let session = BackupSession::new(self.heartbeat, Instant::now());
+    /// Takes the place; by that an earlier right to go live is `gave_up`.
+    pub fn start(self, gave_up: Option<Right>) -> StartedBackup {
+        let session = BackupSession::new(self.heartbeat, gave_up, Instant::now());
         let (core, inputs) =
             Core::new(|received, verified| BackupCommand::Report { received, verified });
         let (events, event_receiver) = mpsc::channel(EVENTS_MAX);

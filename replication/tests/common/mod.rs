@@ -100,7 +100,6 @@ pub fn hello() -> Hello {
         vm: "vm".into(),
         host: "beta".into(),
         term: 0,
-        claim: None,
         can_boot: false,
         vcpu_max: 16,
         memory_bytes_max: 1 << 36,
@@ -183,7 +182,7 @@ impl Hosts {
 
     pub async fn start(&mut self) -> (Primary, StartedBackup) {
         let (primary, backup) = self.links().await;
-        (Primary::start(*primary), backup.start())
+        (Primary::start(*primary), backup.start(None))
     }
 }
 
