@@ -5,14 +5,14 @@ mod cpu;
 mod native;
 mod outside;
 mod record;
-pub mod stats;
+mod stats;
 
 pub use consume::{ConsumeError, Consumer};
 pub use cpu::Cpu;
 pub use native::NativeRun;
 pub use outside::{Item, Outside};
 pub use record::{Recorder, Settings};
-pub use stats::{LaneStats, Stats, StatsSnapshot};
+pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
 use samsara_machine::{ApplyError, kvm, memory};
 

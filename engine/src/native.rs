@@ -33,7 +33,7 @@ struct Shared {
 /// A machine that runs without being recorded.
 pub struct NativeRun {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Result<(), EngineError>>>,
+    threads: Vec<JoinHandle<()>>,
     _vm: Vm,
 }
 
@@ -61,11 +61,10 @@ impl NativeRun {
         for (index, vcpu) in indices.zip(vcpus) {
             let (shared, state) = (Arc::clone(&run.shared), machine.vcpu(index).clone());
             let body = move || {
-                let result = run_vcpu(&shared, vcpu, index, state);
-                if result.is_err() {
+                if let Err(error) = run_vcpu(&shared, vcpu, index, state) {
                     shared.stop();
+                    shared.outside.failed(error);
                 }
-                result
             };
             let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
             run.threads.push(thread.map_err(EngineError::Thread)?);
@@ -85,24 +84,6 @@ impl NativeRun {
         let input = Input::Console(Bytes::copy_from_slice(&bytes[..taken]));
         let _ = state.devices.input(&input, &self.shared.image);
         taken
-    }
-
-    /// Whether all vCPU threads have ended.
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
-
-    /// Stops the vCPUs.
-    pub fn stop(mut self) -> Result<(), EngineError> {
-        self.shared.stop();
-        let mut first = Ok(());
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(result) => first = first.and(result),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        first
     }
 }
 

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, Record, StateDigest};
 use samsara_machine::Output;
 
+use crate::EngineError;
+
 /// Something for the commit log, in its order.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -25,6 +27,9 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Reads at most `bytes` bytes of the input file at `offset`; none at its end.
     fn read_input(&self, offset: u64, bytes: usize) -> std::io::Result<Bytes>;
+
+    /// A vCPU thread has ended by an error: the machine stands still.
+    fn failed(&self, error: EngineError);
 
     /// 64 random bits.
     fn random(&self) -> u64;

@@ -14,14 +14,23 @@ pub struct LaneStats {
     pub exclusive_chunks: AtomicU64,
 }
 
-/// Upper bounds of the duration buckets, in microseconds; longer ones are in the last bucket.
-pub const DURATION_BUCKETS_US: [u64; 14] =
-    [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000];
+/// Buckets of a histogram: bucket `i` counts durations below 2^i microseconds that fit no lower one;
+/// the last also takes all that are longer.
+pub const DURATION_BUCKETS: usize = 26;
+
+/// Counts by bucket, and the sum.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DurationCounts {
+    /// Counts by bucket.
+    pub counts: [u64; DURATION_BUCKETS],
+    /// Sum, in microseconds.
+    pub sum_us: u64,
+}
 
 /// A histogram of durations.
 #[derive(Debug, Default)]
 pub struct Durations {
-    buckets: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
+    counts: [AtomicU64; DURATION_BUCKETS],
     sum_ns: AtomicU64,
 }
 
@@ -29,15 +38,17 @@ impl Durations {
     /// Adds one.
     pub fn add(&self, duration: Duration) {
         let us = duration.as_micros() as u64;
-        let bucket = DURATION_BUCKETS_US.partition_point(|&bound| bound < us);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let bucket = (u64::BITS - us.leading_zeros()) as usize;
+        self.counts[bucket.min(DURATION_BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// Counts by bucket, the last for all that is longer, and the sum in nanoseconds.
-    pub fn read(&self) -> (Vec<u64>, u64) {
-        let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        (buckets, self.sum_ns.load(Ordering::Relaxed))
+    /// What there is so far.
+    pub fn read(&self) -> DurationCounts {
+        DurationCounts {
+            counts: std::array::from_fn(|bucket| load(&self.counts[bucket])),
+            sum_us: load(&self.sum_ns) / 1000,
+        }
     }
 }
 
@@ -73,10 +84,10 @@ pub struct StatsSnapshot {
     pub effect_bytes: u64,
     /// Whole-state digests taken.
     pub digests: u64,
-    /// Durations of committed chunks: counts by bucket, and their sum in nanoseconds.
-    pub chunk: (Vec<u64>, u64),
-    /// Durations of commits: counts by bucket, and their sum in nanoseconds.
-    pub commit: (Vec<u64>, u64),
+    /// Durations of committed chunks.
+    pub chunk: DurationCounts,
+    /// How long commits held the commit lock.
+    pub commit: DurationCounts,
 }
 
 impl Stats {

@@ -1,6 +1,6 @@
 //! A recorded machine that runs.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::stats::Stats;
 /// A machine whose vCPUs run in chunks, each on its own thread.
 pub struct Recorder {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Result<(), EngineError>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Kept while the vCPUs run: their memory slots and rings belong to them.
     _vms: Vec<Vm>,
 }
@@ -57,18 +57,17 @@ impl Recorder {
         let (lanes, cpus): (Vec<_>, Vec<_>) =
             cpus.into_iter().map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu)).unzip();
         let shared = Arc::new(Shared::new(machine, lanes, outside, stats, settings));
-        let mut recorder = Self { shared, threads: Vec::new(), _vms: vms };
+        let recorder = Self { shared, threads: Mutex::default(), _vms: vms };
         for (index, cpu) in cpus.into_iter().enumerate() {
             let shared = Arc::clone(&recorder.shared);
             let body = move || {
-                let result = worker::run(VcpuIndex(index as u8), &shared, cpu);
-                if result.is_err() {
+                if let Err(error) = worker::run(VcpuIndex(index as u8), &shared, cpu) {
                     shared.stop();
+                    shared.outside.failed(error);
                 }
-                result
             };
             let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
-            recorder.threads.push(thread.map_err(EngineError::Thread)?);
+            recorder.threads().push(thread.map_err(EngineError::Thread)?);
         }
         Ok(recorder)
     }
@@ -97,32 +96,22 @@ impl Recorder {
         look(&self.shared.machine())
     }
 
-    /// Stops the vCPUs at their last commits and gives the machine back, unless it failed.
-    pub fn stop(mut self) -> Result<(), EngineError> {
+    /// Stops the vCPUs at their last commits. [`Self::peek`] and [`Self::paused`] still work.
+    pub fn stop(&self) {
         self.shared.stop();
-        self.join()
-    }
-
-    /// Whether all vCPU threads have ended: the machine has, or something failed.
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
-
-    fn join(&mut self) -> Result<(), EngineError> {
-        let mut first = Ok(());
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(result) => first = first.and(result),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+        for thread in std::mem::take(&mut *self.threads()) {
+            // A vCPU thread that panicked has reported it; the others have stopped by now.
+            let _ = thread.join();
         }
-        first
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.shared.stop();
-        let _ = self.join();
+        self.stop();
     }
 }
