@@ -1,12 +1,24 @@
 //! samsarad and samsaractl.
 
+pub mod board;
+pub mod cli;
 pub mod control;
 pub mod ctl;
+pub mod emitter;
 pub mod exit;
+pub mod failure;
+mod follower;
+pub mod guest;
 pub mod http;
+pub mod log_file;
 pub mod logging;
 pub mod metrics;
+mod node;
 pub mod notify;
 pub mod pki;
 pub mod report;
+pub mod run;
+mod snapshot;
+mod standalone;
 pub mod status;
+pub mod world;

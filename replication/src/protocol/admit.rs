@@ -92,6 +92,12 @@ fn mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String
         );
         return Some((RefuseReason::WrongVm, text));
     }
+    if mine == theirs {
+        let text = format!(
+            "both hosts are called {mine}: set replication.host_name, or give each a certificate of its own name"
+        );
+        return Some((RefuseReason::SameName, text));
+    }
     if hello.role == PeerRole::Primary {
         let text = format!(
             "{mine} is primary of \"{}\" in term {}: start {theirs} with --role backup",

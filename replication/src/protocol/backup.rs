@@ -195,10 +195,11 @@ impl Session for BackupSession {
         self.outbox.push_back(message);
     }
 
-    /// Positions that advance while the last message is being written travel in one `Ack`; one
+    /// Joining comes first. Positions that advance while the last message is being written travel in one `Ack`; one
     /// that advances on an idle stream travels at once.
     fn poll_transmit(&mut self) -> Option<Bytes> {
-        if std::mem::take(&mut self.report_due) {
+        let joins = matches!(self.outbox.front(), Some(Message::Join { .. }));
+        if !joins && std::mem::take(&mut self.report_due) {
             let ack = Message::Ack {
                 received: self.received,
                 verified: self.verified,

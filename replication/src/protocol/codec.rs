@@ -264,6 +264,7 @@ impl Refusal {
             RefuseReason::Busy => 5,
             RefuseReason::ShapeNotSupported => 6,
             RefuseReason::InputMismatch => 7,
+            RefuseReason::SameName => 8,
             RefuseReason::Other(code) => code,
         });
         out.put_u64_le(self.term);
@@ -280,6 +281,7 @@ impl Refusal {
                 5 => RefuseReason::Busy,
                 6 => RefuseReason::ShapeNotSupported,
                 7 => RefuseReason::InputMismatch,
+                8 => RefuseReason::SameName,
                 code => RefuseReason::Other(code),
             },
             term: fields.u64("term")?,

@@ -135,6 +135,8 @@ pub enum RefuseReason {
     ShapeNotSupported,
     /// Input files of different length.
     InputMismatch,
+    /// Both hosts have one name.
+    SameName,
     /// A reason of a newer version; the text says it.
     Other(u16),
 }
@@ -161,6 +163,7 @@ impl Refusal {
             | RefuseReason::AlsoPrimary
             | RefuseReason::ShapeNotSupported
             | RefuseReason::InputMismatch
+            | RefuseReason::SameName
             | RefuseReason::Other(_) => true,
         }
     }

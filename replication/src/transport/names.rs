@@ -43,6 +43,12 @@ pub(super) fn peer_chain(connection: &quinn::Connection) -> Vec<CertificateDer<'
     chain.map(|chain| *chain).unwrap_or_default()
 }
 
+/// The first DNS name of a chain's end-entity certificate.
+pub(super) fn first_name(chain: &[CertificateDer<'_>]) -> Option<String> {
+    let certificate = EndEntityCert::try_from(chain.first()?).ok()?;
+    certificate.valid_dns_names().next().map(str::to_owned)
+}
+
 /// Checks that a verified chain's end-entity certificate is for `expected`.
 pub(super) fn check_name(
     chain: &[CertificateDer<'_>],

@@ -13,6 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
+use super::names::first_name;
 use crate::protocol::{SessionToken, TOKEN_BYTES};
 
 /// No PEM file of this purpose is larger.
@@ -81,6 +82,7 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct TlsIdentity {
     provider: Arc<CryptoProvider>,
+    name: Option<String>,
     pub(super) quic_server: Arc<QuicServerConfig>,
     pub(super) quic_client: Arc<QuicClientConfig>,
     pub(super) lifeline_server: Arc<ServerConfig>,
@@ -100,6 +102,7 @@ impl TlsIdentity {
         let roots = Arc::new(read_roots(&files.ca)?);
         let chain = read_chain("tls.cert", &files.cert)?;
         let key = read_key(&files.key)?;
+        let name = first_name(&chain);
         check_own_chain(files, &chain, &roots, &provider)?;
 
         let server = server_config(files, &provider, &roots, &chain, &key)?;
@@ -110,11 +113,17 @@ impl TlsIdentity {
         let no_suite = |_| TlsError::Rustls(rustls::Error::General("no QUIC cipher suite".into()));
         Ok(Self {
             provider,
+            name,
             quic_server: Arc::new(QuicServerConfig::try_from(quic_server).map_err(no_suite)?),
             quic_client: Arc::new(QuicClientConfig::try_from(quic_client).map_err(no_suite)?),
             lifeline_server: Arc::new(with_server_alpn(&server, ALPN_LIFELINE)),
             lifeline_client: Arc::new(with_client_alpn(&client, ALPN_LIFELINE)),
         })
+    }
+
+    /// The first DNS name in this host's certificate.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// A random token for a session.

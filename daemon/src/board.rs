@@ -1,0 +1,181 @@
+//! What the daemon shows of itself, gathered when somebody looks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use samsara_config::{Config, Role};
+use samsara_engine::{Recorder, Stats};
+use samsara_replication::transport::LinkStats;
+use samsara_replication::{Lag, QuantileSummary, Quantiles};
+
+use crate::metrics::{DurationCounts, Observed, Snapshot};
+use crate::report::{QuantilesUs, Report};
+use crate::status::{self, RoleChange, Status, unix_ms};
+use crate::world::World;
+
+/// What a backup's follower counts.
+#[derive(Debug, Default)]
+pub struct Following {
+    /// Commits received.
+    pub received: AtomicU64,
+    /// Commits applied with equal digests.
+    pub verified: AtomicU64,
+    /// Guest clock at the last of them.
+    pub guest_time_ns: AtomicU64,
+    /// The guest's mark at the last of them.
+    pub mark: AtomicU64,
+    /// Chunks applied.
+    pub chunks: AtomicU64,
+    /// Encoded bytes received.
+    pub bytes: AtomicU64,
+    /// Whole-state digests that were equal.
+    pub digests_compared: AtomicU64,
+}
+
+/// The one place that knows how the daemon is.
+pub struct Board {
+    started: Instant,
+    status: Mutex<Status>,
+    world: Arc<World>,
+    stats: Arc<Stats>,
+    recorder: Mutex<Option<Arc<Recorder>>>,
+    /// Latencies of links that are gone.
+    past: Mutex<[Quantiles; 2]>,
+    /// Counts of a backup.
+    pub following: Following,
+}
+
+impl Board {
+    /// A board of a daemon that has done nothing.
+    pub fn new(
+        config: &Config,
+        role: Role,
+        host: &str,
+        world: Arc<World>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self {
+            started: Instant::now(),
+            status: Mutex::new(Status::new(config, role, host)),
+            world,
+            stats,
+            recorder: Mutex::default(),
+            past: Mutex::default(),
+            following: Following::default(),
+        }
+    }
+
+    /// Changes what is shown.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A role and term begin.
+    pub fn role_changed(&self, role: Role, term: u64, reason: &str) {
+        let at_ms = self.started.elapsed().as_millis() as u64;
+        self.update(|status| {
+            (status.role, status.term) = (role, term);
+            let reason = reason.to_owned();
+            status.role_changes.push(RoleChange { at_unix_ms: unix_ms(), at_ms, role, term, reason });
+        });
+    }
+
+    /// The recorder that runs from now on.
+    pub fn set_recorder(&self, recorder: &Arc<Recorder>) {
+        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = Some(recorder.clone());
+    }
+
+    fn recorder(&self) -> Option<Arc<Recorder>> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A link to a backup is gone: its latencies are kept.
+    pub fn link_ended(&self, link: &samsara_replication::transport::PrimaryHandle) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let [received, verified] = &mut *past;
+        link.merge_latencies(received, verified);
+    }
+
+    /// Everything, now.
+    pub fn status(&self) -> Status {
+        let mut status = self.update(|status| status.clone());
+        let counts = self.stats.snapshot();
+        status.counters.commits = counts.commits;
+        status.counters.chunks_by_vcpu = counts.chunks_by_vcpu;
+        status.counters.squashes = counts.squashes;
+        status.counters.exclusive_chunks = counts.exclusive_chunks;
+        status.counters.effect_bytes = counts.effect_bytes;
+        status.counters.log_bytes = self.world.log_bytes();
+        let following = &self.following;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        status.counters.digests_compared = load(&following.digests_compared);
+        let [committed, received, verified] = self.world.positions().map(|seq| seq.0);
+        status.positions = status::Positions { committed, received, verified };
+        let (_, held_outputs, held_bytes) = self.world.gate();
+        (status.gate.held_outputs, status.gate.held_bytes) = (held_outputs, held_bytes);
+        if let Some(link) = self.world.backup() {
+            status.lag = lag(&link.stats(Instant::now()));
+        }
+        if let Some(recorder) = self.recorder() {
+            recorder.peek(|machine| {
+                status.guest_time_ns = machine.guest_time().0;
+                status.mark = machine.devices().mark();
+            });
+        } else if status.role == Role::Backup {
+            status.guest_time_ns = load(&following.guest_time_ns);
+            status.mark = load(&following.mark);
+            status.counters.commits += load(&following.verified);
+            status.counters.log_bytes += load(&following.bytes);
+            status.positions.received = load(&following.received);
+            status.positions.verified = load(&following.verified);
+            status.positions.committed = status.positions.verified;
+        }
+        status.counters.chunks_effects_form = status.counters.chunks() + load(&following.chunks);
+        status
+    }
+
+    /// The report of the run, as far as it is known here.
+    pub fn report(&self, stop: &str) -> Report {
+        let status = self.status();
+        let mut report = Report::new(&status, self.started.elapsed().as_secs_f64(), stop);
+        let (holds, ..) = self.world.gate();
+        report.output_hold_us = quantiles(holds.summary());
+        if let Some(link) = self.world.backup() {
+            self.link_ended(&link);
+        }
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        report.lag_received_us = quantiles(past[0].summary());
+        report.lag_verified_us = quantiles(past[1].summary());
+        report
+    }
+}
+
+impl Observed for Board {
+    fn snapshot(&self) -> Snapshot {
+        let counts = self.stats.snapshot();
+        let convert = |counts: samsara_engine::DurationCounts| DurationCounts {
+            counts: counts.counts,
+            sum_us: counts.sum_us,
+        };
+        Snapshot {
+            status: self.status(),
+            chunk_durations: convert(counts.chunk),
+            commit_durations: convert(counts.commit),
+            output_holds: self.world.holds(),
+        }
+    }
+}
+
+fn quantiles(summary: QuantileSummary) -> QuantilesUs {
+    QuantilesUs::from_ns(summary.count, summary.p50, summary.p99, summary.max)
+}
+
+fn lag(stats: &LinkStats) -> status::Lag {
+    let amount = |lag: &Lag| status::LagAmount {
+        commits: lag.commits,
+        bytes: lag.bytes,
+        seconds: lag.age.as_secs_f64(),
+    };
+    status::Lag { received: amount(&stats.received_lag), verified: amount(&stats.verified_lag) }
+}

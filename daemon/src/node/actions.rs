@@ -1,0 +1,401 @@
+//! Carrying out what the decider decides, in its order.
+
+use std::sync::PoisonError;
+
+use samsara_config::Role;
+use samsara_failover::{
+    Action, ArbiterRequest, Change, Event, GateMode, GaveUp, SessionId, Situation, StopReason,
+};
+use samsara_machine::Machine;
+use samsara_replication::protocol::{
+    Admission, Hello, PROTOCOL_VERSIONS, PeerRole, PrimaryIdentity, Right,
+};
+use samsara_commitlog::StreamHeader;
+
+use super::backup::{self, Follow};
+use super::event_loop::{Guest, Node, Way};
+use super::input::Input;
+use super::{Ended, primary};
+use crate::exit::ExitCode;
+use crate::failure::Failure;
+use crate::guest;
+use crate::status;
+
+/// How long a host that stops waits for the other to have heard why.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What a primary tells its backup.
+enum Word {
+    InSync(Right),
+    Ended(u8),
+}
+
+impl Node {
+    /// Carries out all that is due; gives the end, if it has come.
+    pub(super) async fn carry_out(&mut self) -> Result<Option<Ended>, Failure> {
+        while let Some(action) = self.decider.poll_action() {
+            if let Some(reason) = self.act(action).await? {
+                return self.stop(reason).map(Some);
+            }
+            self.check_caught_up();
+        }
+        self.admit();
+        self.dial();
+        Ok(None)
+    }
+
+    async fn act(&mut self, action: Action) -> Result<Option<StopReason>, Failure> {
+        match action {
+            Action::Ask(request) => self.ask(request),
+            Action::Boot => self.boot()?,
+            Action::Run => self.run_guest()?,
+            Action::GoLive { .. } => self.go_live().await?,
+            Action::Gate(mode) => self.set_gate(mode),
+            Action::StartSync { session } => self.start_sync(session).await?,
+            Action::TellInSync { session, term, mark } => {
+                let right = Right { term: term.number(), mark: mark.0 };
+                self.say(session, Word::InSync(right));
+                self.base.board.update(|status| {
+                    if let Some(peer) = &mut status.peer {
+                        peer.in_sync = true;
+                    }
+                });
+            }
+            Action::TellEnded { session, status } => self.say(session, Word::Ended(status)),
+            Action::Join { session, gave_up } => self.join(session, gave_up)?,
+            Action::Leave { session, reason } => self.leave(session, reason),
+            Action::Changed(change) => self.changed(&change),
+            Action::Stop(reason) => return Ok(Some(reason)),
+        }
+        Ok(None)
+    }
+
+    fn ask(&self, request: ArbiterRequest) {
+        let (arbiter, inputs) = (self.arbiter.clone(), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut arbiter = arbiter.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = inputs.send(Input::Arbiter(request.run(arbiter.as_mut())));
+        });
+    }
+
+    fn boot(&mut self) -> Result<(), Failure> {
+        let Some(program) = &self.program else {
+            return Err(Failure::text(ExitCode::Config, "vm.program is not set"));
+        };
+        let machine = guest::boot(&self.kvm, &self.base.config, program)?;
+        self.drop_guest();
+        self.guest = Guest::Booted(Box::new(machine));
+        Ok(())
+    }
+
+    fn drop_guest(&mut self) {
+        if let Guest::Running(recorder) = std::mem::replace(&mut self.guest, Guest::None) {
+            recorder.stop();
+        }
+    }
+
+    fn run_guest(&mut self) -> Result<(), Failure> {
+        match std::mem::replace(&mut self.guest, Guest::None) {
+            Guest::Booted(machine) => self.run_machine(*machine),
+            other => {
+                self.guest = other;
+                Ok(())
+            }
+        }
+    }
+
+    fn run_machine(&mut self, mut machine: Machine) -> Result<(), Failure> {
+        let base = &mut self.base;
+        if let Some(log) = &mut base.log {
+            base.world.attach_log(log.begin(&mut machine)?);
+        }
+        let recorder = guest::run(&self.kvm, &base.config, machine, &base.world, &base.stats)?;
+        base.board.set_recorder(&recorder);
+        self.guest = Guest::Running(recorder);
+        Ok(())
+    }
+
+    async fn go_live(&mut self) -> Result<(), Failure> {
+        let unfit = |why: &str| {
+            let message = format!("cannot go live: {why}");
+            Failure::text(ExitCode::Internal, message)
+        };
+        let follow = self.follow.take().ok_or_else(|| unfit("no machine was followed"))?;
+        let ((machine, error), retained) = follow.finish().await;
+        if let Some(error) = error {
+            return Err(unfit(&error.to_string()));
+        }
+        let machine = *machine.ok_or_else(|| unfit("the snapshot is not complete"))?;
+        self.base.board.update(|status| status.counters.failovers += 1);
+        let ended = machine.ended().cloned();
+        self.base.world.take_over(retained, machine.seq(), ended.as_ref());
+        tracing::info!("going live from commit {}", machine.seq());
+        self.run_machine(machine)
+    }
+
+    fn set_gate(&mut self, mode: GateMode) {
+        let world = &self.base.world;
+        let shown = match mode {
+            GateMode::Open => {
+                world.open();
+                status::GateMode::Open
+            }
+            GateMode::Held => {
+                world.hold_all();
+                status::GateMode::Held
+            }
+            GateMode::Guarded(_) => {
+                world.guard();
+                if let Some(session) = &mut self.session {
+                    session.awaits_catch_up = true;
+                }
+                status::GateMode::Guarded
+            }
+        };
+        self.base.board.update(|status| status.gate.mode = shown);
+    }
+
+    async fn start_sync(&mut self, session: SessionId) -> Result<(), Failure> {
+        let Some(current) = self.session.as_mut().filter(|current| current.id == session.0) else {
+            return Ok(());
+        };
+        let Way::Joined(link) = std::mem::replace(&mut current.way, Way::Sending) else {
+            return Ok(());
+        };
+        let (world, inputs) = (self.base.world.clone(), self.inputs.clone());
+        let (id, limits) = (session.0, self.limits);
+        match std::mem::replace(&mut self.guest, Guest::None) {
+            Guest::Booted(mut machine) => {
+                let sync = move || {
+                    let result =
+                        primary::start_sync(&mut machine, *link, id, &world, limits, &inputs);
+                    (machine, result)
+                };
+                let done = tokio::task::spawn_blocking(sync).await;
+                let (machine, result) =
+                    done.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+                self.guest = Guest::Booted(machine);
+                let _ = self.inputs.send(Input::SnapshotSent { session: id, result });
+            }
+            Guest::Running(recorder) => {
+                self.guest = Guest::Running(recorder.clone());
+                tokio::task::spawn_blocking(move || {
+                    let result = recorder.paused(|machine| {
+                        primary::start_sync(machine, *link, id, &world, limits, &inputs)
+                    });
+                    let _ = inputs.send(Input::SnapshotSent { session: id, result });
+                });
+            }
+            Guest::None => {}
+        }
+        Ok(())
+    }
+
+    /// Says something to the backup of a session, if it is still there.
+    fn say(&self, session: SessionId, word: Word) {
+        let is_current = self.session.as_ref().is_some_and(|current| current.id == session.0);
+        if let Some(link) = self.base.world.backup().filter(|_| is_current) {
+            tokio::spawn(async move {
+                // A link that is gone is noticed by its last event.
+                let _ = match word {
+                    Word::InSync(right) => link.in_sync(right).await,
+                    Word::Ended(status) => link.ended(status).await,
+                };
+            });
+        }
+    }
+
+    fn join(&mut self, session: SessionId, gave_up: Option<GaveUp>) -> Result<(), Failure> {
+        // What was held of an earlier session is dropped here.
+        self.follow = None;
+        let Some(current) = self.session.as_mut().filter(|current| current.id == session.0) else {
+            return Ok(());
+        };
+        let Way::Offered(link) = std::mem::replace(&mut current.way, Way::ToPrimary) else {
+            return Ok(());
+        };
+        let gave_up =
+            gave_up.map(|right| Right { term: right.term.number(), mark: right.mark.0 });
+        let follow =
+            Follow::start(*link, session.0, gave_up, &self.base.board, &self.inputs)?;
+        self.follow = Some(follow);
+        Ok(())
+    }
+
+    fn leave(&mut self, session: SessionId, reason: String) {
+        let Some(left) = self.session.take_if(|current| current.id == session.0) else { return };
+        tracing::info!("leaving the other host: {reason}");
+        if let Way::ToPrimary = left.way
+            && let Some(follow) = &mut self.follow
+        {
+            follow.leave(&reason);
+        }
+        if let Some(link) = self.base.world.detach(session.0) {
+            self.base.board.link_ended(&link);
+            tokio::spawn(async move { drop(link.close(reason).await) });
+        }
+        self.tell(Event::PeerLost { session, cause: "left".into() });
+    }
+
+    fn changed(&self, change: &Change) {
+        tracing::info!("{} (term {})", change.reason, change.term);
+        let role = if change.situation.is_primary() { Role::Primary } else { Role::Backup };
+        let term = change.term.number();
+        if change.situation == Situation::Stopped {
+            return;
+        }
+        let last = self.base.board.update(|status| {
+            status.protected = change.situation.is_protected();
+            status.role_changes.last().map(|last| (last.role, last.term))
+        });
+        if last != Some((role, term)) {
+            self.base.board.role_changed(role, term, &change.reason);
+        }
+    }
+
+    /// Who may become the backup, as of now.
+    fn admit(&self) {
+        let shape = match &self.guest {
+            Guest::None => None,
+            Guest::Booted(machine) => Some(machine.shape()),
+            Guest::Running(recorder) => Some(recorder.shape()),
+        };
+        let host = self.base.host.clone();
+        let admission = match (self.decider.reign(), shape) {
+            (Some(term), Some(shape)) => Admission::Primary(PrimaryIdentity {
+                vm: self.base.config.vm.name.clone(),
+                host,
+                term: term.number(),
+                log_version: StreamHeader::CURRENT.version,
+                vcpu_count: shape.vcpu_count,
+                memory_bytes: shape.memory_bytes,
+                input_bytes: self.base.input_bytes,
+            }),
+            _ => Admission::NotPrimary { host, term: self.decider.status().term.number() },
+        };
+        self.admission.send_if_modified(|current| {
+            let differs = *current != admission;
+            if differs {
+                *current = admission;
+            }
+            differs
+        });
+    }
+
+    pub(super) fn hello(&self, role: PeerRole) -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSIONS,
+            log_version: StreamHeader::CURRENT.version,
+            role,
+            vm: self.base.config.vm.name.clone(),
+            host: self.base.host.clone(),
+            term: self.decider.status().term.number(),
+            can_boot: self.program.is_some(),
+            vcpu_max: samsara_commitlog::Shape::VCPUS_MAX,
+            memory_bytes_max: samsara_commitlog::Shape::MEMORY_BYTES_MAX,
+            input_bytes: self.base.input_bytes,
+        }
+    }
+
+    /// A backup without a primary looks for one.
+    fn dial(&mut self) {
+        let is_primary = self.decider.status().situation.is_primary();
+        if is_primary {
+            if let Some(dialling) = self.dialling.take() {
+                dialling.abort();
+            }
+        } else if self.session.is_none()
+            && self.dialling.is_none()
+            && let Some(dialer) = self.dialer.clone()
+        {
+            let hello = self.hello(PeerRole::Backup);
+            let dial = backup::dial(dialer, hello, self.was_backup, self.inputs.clone());
+            self.dialling = Some(tokio::spawn(dial));
+        }
+    }
+
+    /// Shows where this host stands.
+    pub(super) fn show(&mut self) {
+        let now = self.decider.status();
+        self.base.alive.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.base.notifier.status(&now.sentence);
+        self.base.board.update(|status| {
+            status.gate.why.clone_from(&now.sentence);
+            status.set_state(now.sentence);
+        });
+    }
+
+    pub(super) fn show_peer(&self, name: &str, address: Option<String>) {
+        self.base.board.update(|status| {
+            let name = name.to_owned();
+            status.peer = Some(status::Peer { name, address, connected: true, in_sync: false });
+        });
+    }
+
+    fn stop(&mut self, reason: StopReason) -> Result<Ended, Failure> {
+        let code = match &reason {
+            StopReason::Ended { status } => {
+                let known = self.ended.take();
+                return Ok(known.unwrap_or_else(|| Ended {
+                    status: status.unwrap_or(0),
+                    how: reason.to_string(),
+                    is_fault: false,
+                    digest: None,
+                }));
+            }
+            StopReason::LostTerm { .. } => ExitCode::LostTerm,
+            StopReason::Refused { .. } | StopReason::TwoPrimaries { .. } => ExitCode::Refused,
+        };
+        Err(Failure::text(code, reason.to_string()))
+    }
+
+    /// Ends everything; the other host hears why.
+    pub(super) async fn shut_down(
+        mut self,
+        result: Result<Ended, Failure>,
+    ) -> Result<Ended, Failure> {
+        if result.is_err() {
+            self.base.world.hold_all();
+        }
+        self.base.world.stop();
+        let mut digest = None;
+        if let Guest::Running(recorder) = &self.guest {
+            let recorder = recorder.clone();
+            let stop = tokio::task::spawn_blocking(move || {
+                recorder.stop();
+                recorder.paused(Machine::digest)
+            });
+            digest = stop.await.ok();
+        }
+        let reason = match &result {
+            Ok(ended) => ended.how.clone(),
+            Err(failure) => failure.message.clone(),
+        };
+        self.say_goodbye(&reason).await;
+        if let Some(follow) = self.follow.take() {
+            let ((machine, _), _) = follow.finish().await;
+            digest = machine.map(|mut machine| machine.digest());
+        }
+        if let Some(log) = self.base.log.take() {
+            log.end()?;
+        }
+        result.map(|ended| Ended { digest, ..ended })
+    }
+
+    async fn say_goodbye(&mut self, reason: &str) {
+        let Some(link) = self.base.world.backup() else { return };
+        if link.close(reason.to_owned()).await.is_err() {
+            return;
+        }
+        let closed = async {
+            while let Some(input) = self.receiver.recv().await {
+                use samsara_replication::transport::LinkEvent::Closed;
+                if matches!(input, Input::Backup { event: Closed(_), .. }) {
+                    break;
+                }
+            }
+        };
+        // A backup that does not answer is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, closed).await;
+    }
+}

@@ -1,0 +1,139 @@
+//! `--role standalone`: a VM without a backup, recorded or not.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use samsara_config::{ConsoleInput, RecordingMode, Role};
+use samsara_engine::{NativeRun, Recorder};
+use samsara_machine::Machine;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit::ExitCode;
+use crate::failure::Failure;
+use crate::guest;
+use crate::node::Ended;
+use crate::run::Base;
+use crate::status;
+use crate::world::{Notice, exit_status};
+
+/// The loop turns at least this often, for the service manager's watchdog.
+const TURN: Duration = Duration::from_millis(250);
+
+enum Running {
+    Recorded(Arc<Recorder>),
+    Native(Box<NativeRun>),
+}
+
+/// Runs the guest to its end.
+pub async fn run(mut base: Base) -> Result<Ended, Failure> {
+    let recorded = base.config.recording.mode == RecordingMode::On;
+    let program = guest::open_program(&base.config)?;
+    let program = program.ok_or_else(|| {
+        Failure::text(ExitCode::Config, "vm.program is not set")
+    })?;
+    let host = guest::open_host(recorded)?;
+    let machine = guest::boot(&host, &base.config, &program)?;
+    base.world.open();
+    base.board.update(|status| {
+        status.gate.mode = status::GateMode::Open;
+        status.gate.why = "standalone".into();
+        status.set_state("standalone: the guest runs without protection");
+    });
+    base.board.role_changed(Role::Standalone, 0, "started");
+    let running = start(&mut base, &host, machine, recorded)?;
+    base.notifier.ready();
+    base.notifier.status("standalone, unprotected");
+    let result = wait(&mut base).await;
+    let digest = match &running {
+        Running::Recorded(recorder) => {
+            recorder.stop();
+            Some(recorder.paused(Machine::digest))
+        }
+        Running::Native(_) => None,
+    };
+    drop(running);
+    base.world.stop();
+    if let Some(log) = base.log {
+        log.end()?;
+    }
+    result.map(|ended| Ended { digest, ..ended })
+}
+
+fn start(
+    base: &mut Base,
+    host: &samsara_machine::kvm::Host,
+    mut machine: Machine,
+    recorded: bool,
+) -> Result<Running, Failure> {
+    if recorded {
+        if let Some(log) = &mut base.log {
+            base.world.attach_log(log.begin(&mut machine)?);
+        }
+        let recorder = guest::run(host, &base.config, machine, &base.world, &base.stats)?;
+        base.board.set_recorder(&recorder);
+        return Ok(Running::Recorded(recorder));
+    }
+    if base.log.is_some() {
+        let message = "--record needs recording.mode = \"on\"";
+        return Err(Failure::text(ExitCode::Config, message));
+    }
+    if base.config.vm.console_input == ConsoleInput::Stdin {
+        let message = "vm.console_input = \"stdin\" needs recording.mode = \"on\"";
+        return Err(Failure::text(ExitCode::Config, message));
+    }
+    Ok(Running::Native(Box::new(NativeRun::start(host, &machine, base.world.clone())?)))
+}
+
+async fn wait(base: &mut Base) -> Result<Ended, Failure> {
+    let internal = |error: std::io::Error| Failure::new(ExitCode::Internal, &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+    let mut ended = None;
+    loop {
+        let notice = tokio::select! {
+            notice = base.notices.recv() => notice,
+            _ = terminate.recv() => return Err(stopped()),
+            _ = interrupt.recv() => return Err(stopped()),
+            () = tokio::time::sleep(TURN) => {
+                base.alive.store(true, Ordering::Relaxed);
+                continue;
+            }
+            request = base.promotions.recv() => {
+                if let Some(request) = request {
+                    let _ = request.reply.send(Err("a standalone host has no backup role".into()));
+                }
+                continue;
+            }
+        };
+        match notice {
+            Some(Notice::GuestEnded(how)) => {
+                let (status, how_text) = exit_status(&how);
+                let is_fault = !how.is_orderly();
+                base.board.update(|shown| {
+                    shown.ended = Some(status::Ended {
+                        exit_status: (!is_fault).then_some(status),
+                        how: how_text.clone(),
+                    });
+                });
+                ended = Some(Ended { status, how: how_text, is_fault, digest: None });
+            }
+            Some(Notice::Drained) => {
+                if let Some(ended) = ended.take() {
+                    return Ok(ended);
+                }
+            }
+            Some(Notice::EngineFailed(error)) => return Err(error.into()),
+            Some(Notice::OutputFailed(error)) => {
+                let message = format!("cannot write console output: {error}");
+                return Err(Failure::text(ExitCode::Output, message));
+            }
+            None => return Err(Failure::text(ExitCode::Internal, "the machine's threads are gone")),
+        }
+    }
+}
+
+/// SIGTERM or SIGINT.
+pub fn stopped() -> Failure {
+    Failure::text(ExitCode::Stopped, "stopped by a signal before the guest ended")
+}
