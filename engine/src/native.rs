@@ -16,7 +16,7 @@ use crate::EngineError;
 use crate::outside::Outside;
 
 struct Devices {
-    devices: BareDevices,
+    page: BareDevices,
     ended: Option<Ended>,
     stopping: bool,
 }
@@ -48,7 +48,7 @@ impl NativeRun {
         let indices = (0..machine.shape().vcpu_count).map(VcpuIndex);
         let vcpus = indices.clone().map(|index| vm.vcpu(host, index)).collect::<Result<Vec<_>, _>>()?;
         let devices =
-            Devices { devices: machine.devices().clone(), ended: None, stopping: false };
+            Devices { page: machine.devices().clone(), ended: None, stopping: false };
         let shared = Arc::new(Shared {
             devices: Mutex::new(devices),
             changed: Condvar::new(),
@@ -74,15 +74,15 @@ impl NativeRun {
 
     /// The last MARK.
     pub fn mark(&self) -> u64 {
-        self.shared.lock().devices.mark()
+        self.shared.lock().page.mark()
     }
 
     /// Hands the guest bytes typed at its console; gives how many it had room for.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         let mut state = self.shared.lock();
-        let taken = bytes.len().min(state.devices.console_room());
+        let taken = bytes.len().min(state.page.console_room());
         let input = Input::Console(Bytes::copy_from_slice(&bytes[..taken]));
-        let _ = state.devices.input(&input, &self.shared.image);
+        let _ = state.page.input(&input, &self.shared.image);
         taken
     }
 }
@@ -132,17 +132,17 @@ impl Shared {
 
     /// Moves the next bytes of a vCPU's operation; false when there is none.
     fn step(&self, state: &mut Devices, vcpu: VcpuIndex) -> Result<bool, EngineError> {
-        let Some(pending) = state.devices.pending(vcpu) else { return Ok(false) };
+        let Some(pending) = state.page.pending(vcpu) else { return Ok(false) };
         let input = match pending.operation {
             Operation::Output => Input::OutputStep { vcpu },
             Operation::Input => {
-                let offset = state.devices.input_offset();
+                let offset = state.page.input_offset();
                 let read = self.outside.read_input(offset, pending.step_bytes());
                 let bytes = read.map_err(|source| EngineError::Input { offset, source })?;
                 Input::File { vcpu, bytes }
             }
         };
-        if let Ok(effect) = state.devices.input(&input, &self.image) {
+        if let Ok(effect) = state.page.input(&input, &self.image) {
             self.carry_out(state, effect)?;
         }
         Ok(true)
@@ -184,13 +184,13 @@ fn handle_exit(
         return Ok(());
     }
     if matches!(exit, Exit::Read { .. }) {
-        let value = state.devices.read_value(exit, shared.now());
+        let value = state.page.read_value(exit, shared.now());
         vcpu.complete_read(value)?;
     }
-    let effect = state.devices.exit(index, exit, &shared.image);
+    let effect = state.page.exit(index, exit, &shared.image);
     shared.carry_out(&mut state, effect)?;
     while shared.step(&mut state, index)? {}
-    while state.devices.is_halted(index) && !state.stopping {
+    while state.page.is_halted(index) && !state.stopping {
         state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
     if state.stopping {

@@ -16,6 +16,7 @@ use samsara_machine::vcpu::VcpuState;
 
 use super::committer::Shared;
 use super::contended::Contended;
+use super::faults::Mistake;
 use super::held::HeldPages;
 use super::lane::Lane;
 use super::pacing::{Pacing, Waiting};
@@ -27,6 +28,10 @@ use crate::stats::{LaneStats, count};
 const REFRESH_AGE: u32 = 8;
 /// Held pages that have not changed for so many chunks are released when a view holds too many.
 const COLD_AGE: u32 = 16;
+/// Pages that the instruction of a load may still write when it gets its value.
+const LOAD_PAGES_MAX: usize = 2;
+/// How many held pages are compared with the image at a chunk's start, where that is checked.
+const CHECKED_PAGES: usize = 256;
 /// What a chunk may add to the held pages before its effects no longer fit a record.
 const NEW_PAGES_MAX: usize = 4096;
 const HELD_PAGES_MAX: usize = Effects::PAGES_MAX - NEW_PAGES_MAX;
@@ -45,8 +50,8 @@ struct Found {
     started_after: CommitSeq,
     boundary: Boundary,
     exit: Exit,
-    memory: ByteRuns,
-    digest: ChunkDigest,
+    /// `None` for a load: its instruction stores only once it has its value.
+    memory: Option<(ByteRuns, ChunkDigest)>,
 }
 
 /// Runs the chunks of one vCPU, on its thread.
@@ -62,6 +67,8 @@ pub(super) struct ChunkRunner<C> {
     /// Scratch for the state at a chunk's end.
     end: VcpuState,
     held_pages_max: usize,
+    /// Chunks run, lost ones too.
+    chunks: u64,
 }
 
 impl<C: Cpu> ChunkRunner<C> {
@@ -95,6 +102,7 @@ impl<C: Cpu> ChunkRunner<C> {
             contended: Contended::default(),
             pacing,
             held_pages_max,
+            chunks: 0,
         })
     }
 
@@ -113,6 +121,9 @@ impl<C: Cpu> ChunkRunner<C> {
     /// Runs one chunk to its commit or squash.
     pub(super) fn run_chunk(&mut self) -> Result<Outcome, EngineError> {
         let started_after = self.settle()?;
+        if cfg!(debug_assertions) && !self.shared.settings.faults.unchecked {
+            self.check_start();
+        }
         self.cpu.forget_kicks();
         if self.shared.is_stopping() {
             return Ok(Outcome::Abandoned);
@@ -124,13 +135,8 @@ impl<C: Cpu> ChunkRunner<C> {
         self.lane().end_run();
         let ran = began.elapsed();
         let stale = self.stale_pages()?;
-        if !stale.is_empty() {
+        if !stale.is_empty() || self.is_void() {
             self.squash(&raw, &stale)?;
-            return Ok(Outcome::Squashed);
-        }
-        if self.held.count() > Effects::PAGES_MAX {
-            // It has written more than a record may carry. A shorter chunk will not.
-            self.squash(&raw, &[])?;
             return Ok(Outcome::Squashed);
         }
         let result = self.result(&raw, started_after, ran >= limit)?;
@@ -140,27 +146,58 @@ impl<C: Cpu> ChunkRunner<C> {
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
     fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
         let raw = self.cpu.run(limit)?;
+        self.harvest()?;
+        if raw == RawExit::RingFull {
+            self.cpu.reset_ring()?;
+        }
+        self.held.end_chunk();
+        self.chunks += 1;
+        Ok(raw)
+    }
+
+    /// Adds the pages that have become private to the held ones.
+    fn harvest(&mut self) -> Result<(), EngineError> {
         let Self { cpu, held, shared, index, .. } = self;
         let set = &shared.lane(*index).held;
         cpu.take_written(&mut |page| held.insert(set, page))?;
-        if raw == RawExit::RingFull {
-            cpu.reset_ring()?;
+        held.sort_in();
+        Ok(())
+    }
+
+    /// Whether the chunk must go though nobody has overwritten what it read: it has written more
+    /// than a record may carry, which a shorter one will not; or a test wants it.
+    fn is_void(&self) -> bool {
+        let is_exclusive = self.must_be_exclusive();
+        self.held.count() > Effects::PAGES_MAX - LOAD_PAGES_MAX
+            || (!is_exclusive && self.shared.settings.faults.squashes(self.chunks))
+    }
+
+    /// Invariant 4: a chunk starts on a view that shows committed memory. Held pages that others
+    /// have overwritten since [`Self::settle`] are for validation to find.
+    fn check_start(&self) {
+        let lane = self.lane();
+        let _machine = self.shared.machine();
+        let incoming = lane.peek_incoming();
+        let step = self.held.count() / CHECKED_PAGES + 1;
+        for page in self.held.pages().skip(self.chunks as usize % step).step_by(step) {
+            assert!(
+                lane.view.equals_image(page) || incoming.binary_search(&page).is_ok(),
+                "invariant 4: vCPU {} starts a chunk with a stale page, number {}",
+                self.index,
+                page.0
+            );
         }
-        held.end_chunk();
-        Ok(raw)
     }
 
     /// The pages that others committed and that this view shows: the chunk may have read them.
     fn stale_pages(&self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
         let lane = self.lane();
-        let incoming = lane.take_incoming();
-        let mut pages: Vec<_> = incoming.iter().flat_map(|pages| pages.iter().copied()).collect();
-        pages.sort_unstable();
-        pages.dedup();
+        let pages = lane.take_incoming();
         let mut stale = Vec::new();
         if !pages.is_empty() {
+            let faults = self.shared.settings.faults;
             lane.view.residency(&pages, |page, found| {
-                if found != Residency::Absent {
+                if faults.counts(found) {
                     stale.push((page, found));
                 }
             })?;
@@ -183,6 +220,9 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self,
         stale: &[(PageIndex, Residency)],
     ) -> Result<(), MemoryError> {
+        if self.shared.settings.faults.makes(Mistake::SkipSettle) {
+            return Ok(());
+        }
         let mut dropped = Vec::new();
         for &(page, _) in stale {
             match self.held.age(page) {
@@ -208,12 +248,20 @@ impl<C: Cpu> ChunkRunner<C> {
         if matches!(raw, RawExit::Read { .. }) {
             // KVM would finish the load inside the next run, on top of the restored state.
             self.cpu.complete_read(0)?;
+            self.harvest()?;
         }
-        self.cpu.restore(&self.start, Restore::KeepTime)?;
-        for page in self.held.pages() {
-            self.shared.lane(self.index).view.refresh(page);
+        let faults = self.shared.settings.faults;
+        if !faults.makes(Mistake::SkipRestoreState) {
+            self.cpu.restore(&self.start, Restore::KeepTime)?;
         }
-        stale.iter().for_each(|&(page, _)| self.contended.insert(page));
+        if !faults.makes(Mistake::SkipRestoreMemory) {
+            for page in self.held.pages() {
+                self.shared.lane(self.index).view.refresh(page);
+            }
+        }
+        for &(page, _) in stale {
+            self.contended.insert(page);
+        }
         self.settle_pages(stale)?;
         self.release()?;
         self.pacing.squashed();
@@ -228,7 +276,8 @@ impl<C: Cpu> ChunkRunner<C> {
         started_after: CommitSeq,
         timed_out: bool,
     ) -> Result<Found, EngineError> {
-        if !matches!(raw, RawExit::Read { .. }) {
+        let is_load = matches!(raw, RawExit::Read { .. });
+        if !is_load {
             self.cpu.capture(&mut self.end)?;
         }
         let lane = self.shared.lane(self.index);
@@ -239,11 +288,19 @@ impl<C: Cpu> ChunkRunner<C> {
             RawExit::Cut => Boundary::Kick,
             _ => Boundary::Exit,
         };
+        let memory = (!is_load).then(|| self.changes());
+        Ok(Found { started_after, boundary, exit, memory })
+    }
+
+    /// The bytes in which the held pages differ from the image.
+    fn changes(&mut self) -> (ByteRuns, ChunkDigest) {
+        let Self { held, shared, index, .. } = self;
+        let view = &shared.lane(*index).view;
         let mut runs = ByteRunsBuilder::default();
-        self.held.visit(|page| lane.view.push_changes(page, &mut runs));
+        held.visit(|page| view.push_changes(page, &mut runs));
         let memory = runs.finish();
         let digest = ChunkDigest::new(&memory);
-        Ok(Found { started_after, boundary, exit, memory, digest })
+        (memory, digest)
     }
 
     fn commit(
@@ -261,12 +318,11 @@ impl<C: Cpu> ChunkRunner<C> {
             self.squash(raw, &stale)?;
             return Ok(Outcome::Squashed);
         }
-        if machine.ended().is_some() {
+        if shared.is_over(&machine) {
             return Ok(Outcome::Abandoned);
         }
         let boundary = result.boundary;
-        let changed_memory = !result.memory.is_empty();
-        let record = self.record(&machine, result)?;
+        let (record, changed_memory) = self.record(&machine, result)?;
         let written = shared.commit(&mut machine, record, Some(self.index))?;
         assert!(
             machine.vcpu(self.index) == &self.end,
@@ -281,22 +337,26 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(Outcome::Committed)
     }
 
-    /// Makes the chunk's record, under the commit lock. Loads get their value here, from the
-    /// devices as they are at this commit.
+    /// Makes the chunk's record, under the commit lock, and says whether it changes memory. Loads
+    /// get their value here, from the devices as they are at this commit.
     fn record(
         &mut self,
         machine: &Machine,
         result: Found,
-    ) -> Result<Record, EngineError> {
-        let Found { started_after, boundary, mut exit, memory, digest } = result;
+    ) -> Result<(Record, bool), EngineError> {
+        let Found { started_after, boundary, mut exit, memory } = result;
         let guest_time = self.shared.now(machine);
         if matches!(exit, Exit::Read { .. }) {
             let value = machine.devices().read_value(&exit, guest_time);
-            if let RawExit::Fatal(reason) = self.cpu.complete_read(value)? {
-                exit = Exit::Fatal { rip: self.start.regs().rip, reason };
-            }
+            let finished = self.cpu.complete_read(value)?;
             self.cpu.capture(&mut self.end)?;
+            if let RawExit::Fatal(reason) = finished {
+                exit = Exit::Fatal { rip: self.end.regs().rip, reason };
+            }
+            self.harvest()?;
         }
+        let (memory, digest) = memory.unwrap_or_else(|| self.changes());
+        let changed_memory = !memory.is_empty();
         let vcpu = self.end.changes_since(&self.start);
         count(
             &self.shared.stats.effect_bytes,
@@ -310,7 +370,8 @@ impl<C: Cpu> ChunkRunner<C> {
             result: ChunkResult::Effects(Effects { memory, vcpu }),
             digest: digest.finish(&self.end),
         };
-        Ok(Record { seq: machine.seq().next(), guest_time, commit: Commit::Chunk(chunk) })
+        let commit = Commit::Chunk(chunk);
+        Ok((Record { seq: machine.seq().next(), guest_time, commit }, changed_memory))
     }
 
     /// Bookkeeping of a committed chunk, outside the lock.

@@ -8,6 +8,7 @@ use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::{Applied, ApplyError, Check, Machine};
 
+use super::faults::Faults;
 use super::lane::Lane;
 use crate::outside::{Item, Outside};
 use crate::stats::{Stats, count};
@@ -25,6 +26,9 @@ pub struct Settings {
     pub held_pages_max: usize,
     /// Squashes in a row after which a chunk runs alone.
     pub squashes_before_exclusive: u32,
+    /// Mistakes to make on purpose; none outside tests.
+    #[doc(hidden)]
+    pub faults: Faults,
 }
 
 /// What all lanes share.
@@ -75,9 +79,18 @@ impl Shared {
         &self.lanes[usize::from(index.0)]
     }
 
-    /// Takes the commit lock.
+    /// Takes the commit lock. After a panic under it the machine may be half changed: it can be
+    /// looked at, and nothing commits any more.
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.machine.lock().unwrap_or_else(|poisoned| {
+            self.stopping.store(true, Ordering::SeqCst);
+            poisoned.into_inner()
+        })
+    }
+
+    /// Whether nothing more may commit: the machine has ended, or the recorder stops.
+    pub(super) fn is_over(&self, machine: &Machine) -> bool {
+        machine.ended().is_some() || self.is_stopping()
     }
 
     pub(super) fn published(&self) -> CommitSeq {
@@ -123,7 +136,7 @@ impl Shared {
     ) -> Result<Arc<[PageIndex]>, ApplyError> {
         let seq = record.seq;
         let Applied { written, outputs } = machine.apply(&record, Check::Produced)?;
-        let written: Arc<[PageIndex]> = written.into();
+        let written: Arc<[PageIndex]> = self.settings.faults.told(&written).into();
         if !written.is_empty() {
             for (index, lane) in self.lanes.iter().enumerate() {
                 if by != Some(VcpuIndex(index as u8)) {
@@ -149,13 +162,18 @@ impl Shared {
         Ok(written)
     }
 
-    /// Commits an input: something from outside, or a device's next step.
-    pub(super) fn commit_input(&self, input: Input) -> Result<(), ApplyError> {
+    /// Commits an input: something from outside, or a device's next step. `make` says what, from
+    /// the machine as it is at this commit.
+    pub(super) fn commit_input(
+        &self,
+        make: impl FnOnce(&Machine) -> Option<Input>,
+    ) -> Result<(), ApplyError> {
         let written = {
             let mut machine = self.machine();
-            if machine.ended().is_some() {
+            if self.is_over(&machine) {
                 return Ok(());
             }
+            let Some(input) = make(&machine) else { return Ok(()) };
             let seq = machine.seq().next();
             let guest_time = self.now(&machine);
             let record = Record { seq, guest_time, commit: Commit::Input(input) };

@@ -55,9 +55,14 @@ impl HeldPages {
         }
     }
 
-    /// Sorts in what was inserted. Call once a chunk, before [`Self::visit`].
+    /// A chunk has ended: pages that it did not change are older now.
     pub(super) fn end_chunk(&mut self) {
         self.now = self.now.wrapping_add(1);
+        self.sort_in();
+    }
+
+    /// Sorts in what was inserted. Call before any look at the pages.
+    pub(super) fn sort_in(&mut self) {
         if !self.new.is_empty() {
             let now = self.now;
             self.pages.extend(self.new.drain(..).map(|page| Held { page, changed_at: now }));
@@ -93,7 +98,9 @@ impl HeldPages {
         if dropped.is_empty() {
             return;
         }
-        dropped.iter().for_each(|&page| set.remove(page));
+        for &page in dropped {
+            set.remove(page);
+        }
         self.pages.retain(|held| set.contains(held.page));
     }
 

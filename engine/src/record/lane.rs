@@ -12,11 +12,44 @@ use super::held::PageSet;
 /// which of them are held.
 const LOOK_PAGES_MAX: usize = 64;
 
+/// Write sets that wait in a lane before they are merged into one: a vCPU that is long in a device
+/// operation must not make them pile up.
+const INCOMING_MAX: usize = 1024;
+
+/// The write sets of others since this vCPU last looked.
+#[derive(Debug, Default)]
+struct Incoming {
+    sets: Vec<Arc<[PageIndex]>>,
+    /// The vCPU has halted and will not look again.
+    is_retired: bool,
+}
+
+impl Incoming {
+    fn push(&mut self, pages: &Arc<[PageIndex]>) {
+        if self.is_retired {
+            return;
+        }
+        if self.sets.len() >= INCOMING_MAX {
+            let merged = merge(&std::mem::take(&mut self.sets));
+            self.sets.push(merged.into());
+        }
+        self.sets.push(Arc::clone(pages));
+    }
+}
+
+/// All pages of some write sets, rising, each once.
+fn merge(sets: &[Arc<[PageIndex]>]) -> Vec<PageIndex> {
+    let mut pages: Vec<_> = sets.iter().flat_map(|pages| pages.iter().copied()).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
 /// The shared half of a vCPU.
 pub(super) struct Lane {
-    pub(super) view: View,
+    pub(super) view: Arc<View>,
     pub(super) held: PageSet,
-    incoming: Mutex<Vec<Arc<[PageIndex]>>>,
+    incoming: Mutex<Incoming>,
     kick: Box<dyn Fn() + Send + Sync>,
     /// Microseconds since `epoch` at which the running chunk began; 0 between chunks.
     running_since: AtomicU64,
@@ -24,7 +57,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(view: View, kick: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub(super) fn new(view: Arc<View>, kick: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             held: PageSet::new(view.layout().page_count()),
             view,
@@ -37,15 +70,26 @@ impl Lane {
 
     /// Another commit changed these pages. Called under the commit lock.
     pub(super) fn publish(&self, pages: &Arc<[PageIndex]>) {
-        self.incoming().push(Arc::clone(pages));
+        self.incoming().push(pages);
     }
 
-    /// Takes what others have committed since the last call.
-    pub(super) fn take_incoming(&self) -> Vec<Arc<[PageIndex]>> {
-        std::mem::take(&mut *self.incoming())
+    /// Takes the pages that others have committed since the last call, rising, each once.
+    pub(super) fn take_incoming(&self) -> Vec<PageIndex> {
+        let sets = std::mem::take(&mut self.incoming().sets);
+        merge(&sets)
     }
 
-    fn incoming(&self) -> std::sync::MutexGuard<'_, Vec<Arc<[PageIndex]>>> {
+    /// The same without taking them.
+    pub(super) fn peek_incoming(&self) -> Vec<PageIndex> {
+        merge(&self.incoming().sets)
+    }
+
+    /// The vCPU has halted: it takes nothing any more.
+    pub(super) fn retire(&self) {
+        *self.incoming() = Incoming { sets: Vec::new(), is_retired: true };
+    }
+
+    fn incoming(&self) -> std::sync::MutexGuard<'_, Incoming> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,5 +129,27 @@ impl Lane {
         if is_lost {
             self.kick();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_sets_do_not_pile_up() {
+        let mut incoming = Incoming::default();
+        for round in 0..10 * INCOMING_MAX as u32 {
+            incoming.push(&[PageIndex(round % 7), PageIndex(100 + round % 5)].into());
+        }
+        assert!(incoming.sets.len() <= INCOMING_MAX);
+        let pages: Vec<_> = merge(&incoming.sets).iter().map(|page| page.0).collect();
+        assert_eq!(pages, [0, 1, 2, 3, 4, 5, 6, 100, 101, 102, 103, 104]);
+        let sizes: usize = incoming.sets.iter().map(|set| set.len()).sum();
+        assert!(sizes <= 2 * INCOMING_MAX + 12);
+        incoming.is_retired = true;
+        let before = incoming.sets.len();
+        incoming.push(&[PageIndex(9)].into());
+        assert_eq!(incoming.sets.len(), before);
     }
 }

@@ -20,6 +20,7 @@
 mod chunk;
 mod committer;
 mod contended;
+mod faults;
 mod held;
 mod lane;
 mod pacing;
@@ -27,4 +28,6 @@ mod recorder;
 mod worker;
 
 pub use committer::Settings;
+#[doc(hidden)]
+pub use faults::{Faults, Mistake};
 pub use recorder::Recorder;

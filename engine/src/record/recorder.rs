@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use samsara_commitlog::{Input, VcpuIndex};
+use samsara_commitlog::{Input, Shape, VcpuIndex};
 use samsara_machine::Machine;
 use samsara_machine::kvm::{Host, Vcpu, Vm};
 use samsara_machine::memory::View;
@@ -35,9 +35,9 @@ impl Recorder {
         settings: Settings,
     ) -> Result<Self, EngineError> {
         let mut vms = Vec::new();
-        let mut cpus: Vec<(View, Vcpu)> = Vec::new();
+        let mut cpus: Vec<(Arc<View>, Vcpu)> = Vec::new();
         for index in (0..machine.shape().vcpu_count).map(VcpuIndex) {
-            let view = View::new(machine.image())?;
+            let view = Arc::new(View::new(machine.image())?);
             let vm = Vm::on_view(host, &view)?;
             cpus.push((view, vm.vcpu(host, index)?));
             vms.push(vm);
@@ -47,7 +47,7 @@ impl Recorder {
 
     /// Lets a machine run on vCPUs that are given, by index.
     pub fn start_on<C: Cpu>(
-        cpus: Vec<(View, C)>,
+        cpus: Vec<(Arc<View>, C)>,
         vms: Vec<Vm>,
         machine: Machine,
         outside: Arc<dyn Outside>,
@@ -61,10 +61,13 @@ impl Recorder {
         for (index, cpu) in cpus.into_iter().enumerate() {
             let shared = Arc::clone(&recorder.shared);
             let body = move || {
-                if let Err(error) = worker::run(VcpuIndex(index as u8), &shared, cpu) {
+                let index = VcpuIndex(index as u8);
+                let report = ReportPanic { index, shared: &shared };
+                if let Err(error) = worker::run(index, &shared, cpu) {
                     shared.stop();
                     shared.outside.failed(error);
                 }
+                drop(report);
             };
             let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
             recorder.threads().push(thread.map_err(EngineError::Thread)?);
@@ -74,13 +77,13 @@ impl Recorder {
 
     /// Hands the guest bytes typed at its console; gives how many it had room for.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
-        let room = self.shared.machine().devices().console_room();
-        let taken = bytes.len().min(room).min(Input::CONSOLE_BYTES_MAX);
-        if taken > 0 {
-            let _turn = self.shared.turns.read().unwrap_or_else(PoisonError::into_inner);
-            let bytes = Bytes::copy_from_slice(&bytes[..taken]);
-            self.shared.commit_input(Input::Console(bytes))?;
-        }
+        let _turn = self.shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = 0;
+        self.shared.commit_input(|machine| {
+            let room = machine.devices().console_room().min(Input::CONSOLE_BYTES_MAX);
+            taken = bytes.len().min(room);
+            (taken > 0).then(|| Input::Console(Bytes::copy_from_slice(&bytes[..taken])))
+        })?;
         Ok(taken)
     }
 
@@ -89,6 +92,11 @@ impl Recorder {
         self.shared.kick_all();
         let _alone = self.shared.turns.write().unwrap_or_else(PoisonError::into_inner);
         look(&mut self.shared.machine())
+    }
+
+    /// What the machine is made of.
+    pub fn shape(&self) -> Shape {
+        self.peek(Machine::shape)
     }
 
     /// Looks at the committed machine between two commits. Commits wait meanwhile.
@@ -107,6 +115,21 @@ impl Recorder {
 
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Stops the machine when a vCPU's thread panics: it must not run on without that vCPU.
+struct ReportPanic<'a> {
+    index: VcpuIndex,
+    shared: &'a Shared,
+}
+
+impl Drop for ReportPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.stop();
+            self.shared.outside.failed(EngineError::Panicked(self.index));
+        }
     }
 }
 

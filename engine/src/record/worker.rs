@@ -33,7 +33,10 @@ pub(super) fn run<C: Cpu>(
     loop {
         match next(index, shared) {
             Next::Leave => return Ok(()),
-            Next::Park => shared.park_until_stop(),
+            Next::Park => {
+                shared.lane(index).retire();
+                shared.park_until_stop();
+            }
             Next::Step(operation, bytes) => step(index, shared, operation, bytes)?,
             Next::Chunk => chunk(shared, &mut runner)?,
         }
@@ -89,5 +92,5 @@ fn step(
         }
     };
     let _turn = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
-    Ok(shared.commit_input(input)?)
+    Ok(shared.commit_input(|_| Some(input))?)
 }

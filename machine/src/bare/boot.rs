@@ -96,9 +96,9 @@ fn enter(state: &mut VcpuState, index: VcpuIndex, host: &Host, placement: &Place
     set_segments(&mut sregs, index);
     state.set_sregs(&sregs);
     if xcr0 != 0 {
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: xcr0, ..Default::default() };
-        state.set_xcrs(&xcrs);
+        let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        registers.xcrs[0] = kvm_xcr { xcr: 0, value: xcr0, ..Default::default() };
+        state.set_xcrs(&registers);
     }
 }
 

@@ -225,7 +225,7 @@ impl BareDevices {
             return Err(DeviceError::TooLong(bytes.len()));
         }
         *slot = None;
-        self.input_offset += bytes.len() as u64;
+        self.input_offset = self.input_offset.saturating_add(bytes.len() as u64);
         let done = (bytes.len() as u64).to_le_bytes();
         let mut effect = Effect::default();
         if !bytes.is_empty() {
@@ -238,8 +238,11 @@ impl BareDevices {
     fn output_step(&mut self, vcpu: VcpuIndex, image: &Image) -> Result<Effect, DeviceError> {
         let (slot, mut pending) = self.waiting(vcpu, Operation::Output)?;
         let mut bytes = vec![0; pending.step_bytes()];
-        let read = image.read(pending.position(), &mut bytes);
-        read.map_err(|_| DeviceError::NotWaiting(vcpu))?;
+        // No bytes may be anywhere.
+        if !bytes.is_empty() {
+            let read = image.read(pending.position(), &mut bytes);
+            read.map_err(|_| DeviceError::NotWaiting(vcpu))?;
+        }
         pending.moved += bytes.len() as u64;
         let mut effect = Effect::default();
         if pending.moved == pending.bytes {

@@ -65,10 +65,19 @@ impl Vcpu {
     }
 
     fn capture_msrs(&self, state: &mut VcpuState) -> Result<(), KvmError> {
-        let mut msrs = entries(&state.msrs())?;
+        // What this host does not have keeps the value it came with.
+        let mut all = state.msrs();
+        let is_here = |entry: &&mut kvm_msr_entry| self.msr_indices.contains(&entry.index);
+        let mut here: Vec<&mut kvm_msr_entry> = all.iter_mut().filter(is_here).collect();
+        let mut msrs = entries(&here.iter().map(|entry| **entry).collect::<Vec<_>>())?;
         let read = self.fd.get_msrs(&mut msrs).map_err(KvmError::request("KVM_GET_MSRS"))?;
-        // What a host cannot read keeps the value it came with.
-        state.set_msrs(&msrs.as_slice()[..read]);
+        if read != here.len() {
+            return Err(KvmError::Missing("an MSR that it had when the vCPU was made"));
+        }
+        for (entry, value) in here.iter_mut().zip(msrs.as_slice()) {
+            **entry = *value;
+        }
+        state.set_msrs(&all);
         Ok(())
     }
 

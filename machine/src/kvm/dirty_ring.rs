@@ -72,10 +72,12 @@ impl DirtyRing {
             if flags.load(Ordering::Acquire) & FLAG_DIRTY == 0 {
                 break;
             }
-            // SAFETY: entry points into the mapping; the acquire above orders these reads.
-            let (slot, offset) = unsafe { ((*entry).slot, (*entry).offset) };
+            // SAFETY: entry points into the mapping; the acquire above orders this read.
+            let slot = unsafe { (*entry).slot };
+            // SAFETY: as above.
+            let offset = unsafe { (*entry).offset };
             flags.store(FLAG_HARVESTED, Ordering::Release);
-            let first = if slot & 0xffff == 0 { 0 } else { HOLE_START / PAGE_BYTES as u64 };
+            let first = if slot as u16 == 0 { 0 } else { HOLE_START / PAGE_BYTES as u64 };
             page(PageIndex((first + offset) as u32));
             self.next = self.next.wrapping_add(1);
             self.taken += 1;

@@ -21,6 +21,12 @@ pub enum KvmError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// An instruction takes more device accesses than KVM does in one go.
+    #[error("KVM does not finish an instruction that accesses device address {address:#x}")]
+    Unfinished {
+        /// The first address it accessed.
+        address: u64,
+    },
     /// A signal handler or timer cannot be set up.
     #[error("cannot set up {what}: {source}")]
     Signal {

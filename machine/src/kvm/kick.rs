@@ -70,8 +70,9 @@ impl Kicker {
         }
         let thread = self.thread.load(Ordering::SeqCst);
         if thread != 0 {
+            let process = std::process::id();
             // SAFETY: a system call without pointers; a thread that is gone gives ESRCH.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal_number()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal_number()) };
         }
     }
 

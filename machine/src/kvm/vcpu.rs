@@ -14,6 +14,9 @@ use super::kick::{Attachment, Kicker};
 use crate::memory::PageIndex;
 use crate::vcpu::StateError;
 
+/// Exits that one instruction may take. KVM lets a repeated one go on after 1024 steps.
+const PIECES_MAX: usize = 4096;
+
 /// What can go wrong with a vCPU.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuFault {
@@ -129,11 +132,17 @@ impl Vcpu {
 
     /// Lets KVM finish the instruction of the last device access without running the guest.
     fn finish_access(&mut self, address: u64, exit: RawExit) -> Result<RawExit, KvmError> {
-        self.fd.set_kvm_immediate_exit(1);
-        match self.enter()? {
-            RawExit::Cut => Ok(exit),
-            _ => Ok(RawExit::Fatal(format!("device access of more than 8 bytes at {address:#x}"))),
+        let mut result = exit;
+        for _ in 0..PIECES_MAX {
+            self.fd.set_kvm_immediate_exit(1);
+            if self.enter()? == RawExit::Cut {
+                return Ok(result);
+            }
+            // The rest of a longer access: KVM must be done with it too, or it would finish it
+            // inside the next run, on top of a state that was restored.
+            result = RawExit::Fatal(format!("device access of more than 8 bytes at {address:#x}"));
         }
+        Err(KvmError::Unfinished { address })
     }
 
     fn enter(&mut self) -> Result<RawExit, KvmError> {

@@ -18,7 +18,7 @@ const TSS_ADDRESS: usize = 0xfffb_d000;
 /// A KVM virtual machine.
 #[derive(Debug)]
 pub struct Vm {
-    vm: VmFd,
+    fd: VmFd,
     layout: Layout,
     tracks_writes: bool,
 }
@@ -33,7 +33,7 @@ impl Vm {
             args: [RING_BYTES as u64, 0, 0, 0],
             ..Default::default()
         };
-        vm.vm.enable_cap(&cap).map_err(KvmError::request("KVM_CAP_DIRTY_LOG_RING"))?;
+        vm.fd.enable_cap(&cap).map_err(KvmError::request("KVM_CAP_DIRTY_LOG_RING"))?;
         vm.add_slots(KVM_MEM_LOG_DIRTY_PAGES, |offset| view.host_address(offset))?;
         Ok(vm)
     }
@@ -46,9 +46,9 @@ impl Vm {
     }
 
     fn create(host: &Host, layout: Layout, tracks_writes: bool) -> Result<Self, KvmError> {
-        let vm = host.kvm.create_vm().map_err(KvmError::request("KVM_CREATE_VM"))?;
-        vm.set_tss_address(TSS_ADDRESS).map_err(KvmError::request("KVM_SET_TSS_ADDR"))?;
-        Ok(Self { vm, layout, tracks_writes })
+        let fd = host.kvm.create_vm().map_err(KvmError::request("KVM_CREATE_VM"))?;
+        fd.set_tss_address(TSS_ADDRESS).map_err(KvmError::request("KVM_SET_TSS_ADDR"))?;
+        Ok(Self { fd, layout, tracks_writes })
     }
 
     fn add_slots(&self, flags: u32, address: impl Fn(u64) -> u64) -> Result<(), KvmError> {
@@ -62,7 +62,7 @@ impl Vm {
             };
             // SAFETY: the memory belongs to a view or image that the owner of this VM keeps alive
             // for as long as its vCPUs run, and no Rust reference points into it.
-            unsafe { self.vm.set_user_memory_region(region) }
+            unsafe { self.fd.set_user_memory_region(region) }
                 .map_err(KvmError::request("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
@@ -70,9 +70,9 @@ impl Vm {
 
     /// Creates a vCPU.
     pub fn vcpu(&self, host: &Host, index: VcpuIndex) -> Result<Vcpu, KvmError> {
-        let fd =
-            self.vm.create_vcpu(index.0.into()).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
-        let ring = if self.tracks_writes { Some(DirtyRing::new(&fd, &self.vm)?) } else { None };
-        Vcpu::new(host, fd, index, ring)
+        let vcpu =
+            self.fd.create_vcpu(index.0.into()).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
+        let ring = if self.tracks_writes { Some(DirtyRing::new(&vcpu, &self.fd)?) } else { None };
+        Vcpu::new(host, vcpu, index, ring)
     }
 }

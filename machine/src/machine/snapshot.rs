@@ -20,6 +20,14 @@ pub enum SnapshotError {
         /// The snapshot's.
         found: u32,
     },
+    /// There are not as many vCPU states as vCPUs.
+    #[error("the snapshot has {found} vCPU states for {expected} vCPUs")]
+    VcpuCount {
+        /// As many states.
+        found: usize,
+        /// As many vCPUs.
+        expected: u8,
+    },
     /// A vCPU's state does not fit.
     #[error(transparent)]
     State(#[from] StateError),
@@ -85,6 +93,10 @@ impl SnapshotLoader {
     pub fn new(start: SnapshotStart) -> Result<Self, SnapshotError> {
         if start.state_version != STATE_VERSION {
             return Err(SnapshotError::Version { found: start.state_version });
+        }
+        let (found, expected) = (start.vcpus.len(), start.shape.vcpu_count);
+        if found != usize::from(expected) {
+            return Err(SnapshotError::VcpuCount { found, expected });
         }
         let image = Arc::new(Image::new(start.shape)?);
         Ok(Self { start, image })

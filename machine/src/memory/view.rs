@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use samsara_commitlog::{ByteRunsBuilder, PAGE_BYTES};
+use samsara_commitlog::{ByteRunsBuilder, Gpa, PAGE_BYTES};
 
 use super::diff::{PageCopy, push_changed_runs};
 use super::image::{Image, MemoryError};
@@ -109,7 +110,30 @@ impl View {
         self.mapping.base() as u64 + offset
     }
 
-    fn equals_image(&self, page: PageIndex) -> bool {
+    /// Loads the 8 bytes at an aligned address, as a made-up vCPU does.
+    #[doc(hidden)]
+    pub fn load(&self, gpa: Gpa) -> Result<u64, MemoryError> {
+        Ok(self.word(gpa)?.load(Ordering::Relaxed))
+    }
+
+    /// Stores 8 bytes at an aligned address, as a made-up vCPU does.
+    #[doc(hidden)]
+    pub fn store(&self, gpa: Gpa, value: u64) -> Result<(), MemoryError> {
+        self.word(gpa)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn word(&self, gpa: Gpa) -> Result<&AtomicU64, MemoryError> {
+        let offset = self.layout().offset_of(gpa, 8).filter(|_| gpa.0.is_multiple_of(8));
+        let offset = offset.ok_or(MemoryError::Outside { gpa, bytes: 8 })?;
+        let word: *mut u64 = self.mapping.at(offset, 8).cast();
+        // SAFETY: an aligned word of the mapping, which outlives the result. Other threads copy
+        // from the page or into it only while its vCPU, whose made-up code calls this, stands still.
+        Ok(unsafe { AtomicU64::from_ptr(word) })
+    }
+
+    /// Whether a page of the view shows what the image has.
+    pub fn equals_image(&self, page: PageIndex) -> bool {
         let image: *const u8 = self.image.page(page);
         let own: *const u8 = self.page(page);
         // SAFETY: both are 4096 bytes; racing commits are found by the caller's validation.

@@ -1,0 +1,139 @@
+//! A made-up vCPU: interprets a program on a real view, as KVM would run a guest on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use samsara_commitlog::Gpa;
+use samsara_engine::Cpu;
+use samsara_machine::kvm::{KvmError, RawExit, Restore};
+use samsara_machine::memory::{PageIndex, Residency, View};
+use samsara_machine::vcpu::VcpuState;
+
+use crate::program::{Memory, Op, Regs, finish_read, step};
+use crate::rng::Rng;
+
+pub(crate) struct ToyCpu {
+    program: Arc<[Op]>,
+    regs: Regs,
+    memory: ViewMemory,
+    /// Entries that fit before the ring must be reset.
+    ring_max: usize,
+    kicked: Arc<AtomicBool>,
+    /// Decides where chunks are cut; not part of the state.
+    rng: Rng,
+    /// Cuts a chunk after so many instructions, about.
+    cut_every: u64,
+    load_waits: bool,
+}
+
+struct ViewMemory {
+    view: Arc<View>,
+    ring: Vec<PageIndex>,
+    taken: usize,
+}
+
+impl Memory for ViewMemory {
+    fn load(&mut self, address: u64) -> u64 {
+        self.view.load(Gpa(address)).unwrap()
+    }
+
+    /// Reports a page once, as the dirty ring does: when it becomes private.
+    fn store(&mut self, address: u64, value: u64) {
+        let page = self.view.layout().page_of(Gpa(address)).unwrap();
+        let mut before = Residency::Absent;
+        self.view.residency(&[page], |_, found| before = found).unwrap();
+        self.view.store(Gpa(address), value).unwrap();
+        if before != Residency::Private {
+            self.ring.push(page);
+        }
+    }
+}
+
+impl ToyCpu {
+    pub(crate) fn new(program: Arc<[Op]>, view: Arc<View>, seed: u64, limits: Limits) -> Self {
+        Self {
+            program,
+            regs: Regs { pc: 0, mix: 0, temp: 0, steps: 0 },
+            memory: ViewMemory { view, ring: Vec::new(), taken: 0 },
+            ring_max: limits.ring,
+            kicked: Arc::default(),
+            rng: Rng::new(seed),
+            cut_every: limits.cut_every,
+            load_waits: false,
+        }
+    }
+}
+
+/// What ends a toy's chunks besides its program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) ring: usize,
+    pub(crate) cut_every: u64,
+}
+
+impl Cpu for ToyCpu {
+    fn attach(&mut self) -> Result<(), KvmError> {
+        Ok(())
+    }
+
+    fn kicker(&self) -> Box<dyn Fn() + Send + Sync> {
+        let kicked = Arc::clone(&self.kicked);
+        Box::new(move || kicked.store(true, Ordering::SeqCst))
+    }
+
+    fn forget_kicks(&mut self) {
+        self.kicked.store(false, Ordering::SeqCst);
+    }
+
+    fn run(&mut self, limit: Duration) -> Result<RawExit, KvmError> {
+        assert!(!self.load_waits, "a run while a load waits for its value");
+        let end = Instant::now() + limit;
+        loop {
+            if self.memory.ring.len() + self.memory.taken >= self.ring_max {
+                return Ok(RawExit::RingFull);
+            }
+            let is_cut = self.rng.below(self.cut_every) == 0;
+            if is_cut || self.kicked.load(Ordering::SeqCst) || Instant::now() >= end {
+                return Ok(RawExit::Cut);
+            }
+            let before = self.regs.pc;
+            if let Some(exit) = step(&self.program, &mut self.regs, &mut self.memory) {
+                self.load_waits = matches!(exit, RawExit::Read { .. });
+                return Ok(exit);
+            }
+            if self.regs.pc == before || self.rng.below(32) == 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {
+        assert!(std::mem::take(&mut self.load_waits), "no load waits for a value");
+        finish_read(&self.program, &mut self.regs, &mut self.memory, value);
+        Ok(RawExit::Cut)
+    }
+
+    fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
+        assert!(!self.load_waits, "a capture while a load waits for its value");
+        self.regs.put(state);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: &VcpuState, _: Restore) -> Result<(), KvmError> {
+        assert!(!self.load_waits, "a restore while a load waits for its value");
+        self.regs = Regs::of(state);
+        Ok(())
+    }
+
+    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError> {
+        self.memory.taken += self.memory.ring.len();
+        self.memory.ring.drain(..).for_each(page);
+        Ok(())
+    }
+
+    fn reset_ring(&mut self) -> Result<(), KvmError> {
+        self.memory.taken = 0;
+        Ok(())
+    }
+}

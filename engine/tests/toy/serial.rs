@@ -1,0 +1,173 @@
+//! Committed history is serializable, whatever cuts, squashes and contention do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use samsara_commitlog::Frame;
+use samsara_engine::{Consumer, Faults, Mistake};
+use samsara_machine::bare::register;
+
+use crate::cpu::Limits;
+use crate::program::{Mix, Op};
+use crate::world::{Run, Setup, check_end, run, snapshot};
+
+#[test]
+fn random_programs_are_serializable() {
+    let (mut squashes, mut digests) = (0, 0);
+    for seed in 0..60 {
+        let stats = run(&Setup::new(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        squashes += stats.squashes;
+        digests += stats.digests;
+    }
+    assert!(squashes > 100, "no contention to speak of: {squashes} squashes");
+    assert!(digests > 100, "{digests} digests");
+}
+
+/// Invariant 5: a squash restores everything, at every kind of chunk end.
+#[test]
+fn squashes_leave_no_trace() {
+    for seed in 0..30 {
+        let faults = Faults { squash_every: 2 + seed % 3, ..Faults::default() };
+        let setup = Setup { faults, ..Setup::new(seed) };
+        let stats = run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(stats.squashes > 20, "seed {seed}: {} squashes", stats.squashes);
+    }
+}
+
+/// Invariant 9: chunks that always lose run alone in the end.
+#[test]
+fn adversarial_conflicts_make_progress() {
+    for seed in 0..4 {
+        let faults = Faults { squash_every: 1, ..Faults::default() };
+        let mix = Mix { stretches: 2, ops: 15, devices: true };
+        let setup = Setup { faults, mix, squashes_before_exclusive: 2, ..Setup::new(seed) };
+        let stats = run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(stats.exclusive_chunks, stats.chunks_by_vcpu.iter().sum::<u64>());
+        assert!(stats.squashes >= 2 * stats.exclusive_chunks);
+    }
+}
+
+#[test]
+fn a_full_ring_ends_the_chunk() {
+    for seed in 0..6 {
+        let limits = Limits { ring: 3, cut_every: 1000 };
+        run(&Setup { limits, ..Setup::new(seed) }).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// Held pages beyond what the view may hold are dropped, coldest first.
+#[test]
+fn few_held_pages_are_enough() {
+    for seed in 0..6 {
+        let setup = Setup { held_pages_max: 4, ..Setup::new(seed) };
+        run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// A chunk that writes more pages than a record may carry is squashed and comes again, shorter.
+#[test]
+fn a_chunk_too_large_for_a_record_is_cut() {
+    let pages = samsara_commitlog::Effects::PAGES_MAX as u64 + 2000;
+    let mut ops: Vec<Op> = (0..pages).map(|page| Op::Store((4 << 20) + page * 4096)).collect();
+    ops.push(Op::Write(register::HALT, None));
+    let programs: Vec<Arc<[Op]>> = vec![ops.into()];
+    let setup = Setup {
+        vcpus: 1,
+        limits: Limits { ring: 1 << 16, cut_every: u64::MAX },
+        held_pages_max: 16000,
+        chunk_max: Duration::from_secs(4),
+        ..Setup::new(1)
+    };
+    let run = Run::start(&setup, programs.clone());
+    run.wait().unwrap();
+    let (consumer, stats) = run.check().unwrap();
+    check_end(consumer.machine().unwrap(), &programs).unwrap();
+    assert!(stats.commits > 1);
+}
+
+/// A machine can be stopped between commits anywhere, copied, and both carried on.
+#[test]
+fn pausing_and_carrying_on_elsewhere() {
+    for seed in 100..106 {
+        let setup = Setup::new(seed);
+        let programs = setup.programs();
+        let run = Run::start(&setup, programs.clone());
+        let until = Instant::now() + Duration::from_secs(20);
+        while run.commits() < 40 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let copy = run.recorder.paused(|machine| {
+            let before = machine.seq();
+            let frames = snapshot(machine);
+            std::thread::sleep(Duration::from_millis(3));
+            assert_eq!(machine.seq(), before, "a commit while everything stands still");
+            frames
+        });
+        run.wait().unwrap();
+        let (consumer, _) = run.check().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        check_end(consumer.machine().unwrap(), &programs).unwrap();
+        carry_on(&setup, &programs, &copy);
+    }
+}
+
+fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {
+    let mut consumer = Consumer::default();
+    for frame in copy {
+        consumer.frame(frame).unwrap();
+    }
+    let machine = consumer.into_machine().unwrap();
+    let run = Run::resume(setup, programs.to_vec(), machine);
+    run.wait().unwrap();
+    let (consumer, _) = run.check().unwrap();
+    check_end(consumer.machine().unwrap(), programs).unwrap();
+}
+
+/// Each mistake is noticed: the history is not serializable, or the machine does not end.
+fn noticed(mistake: Mistake, squash_every: u64) {
+    let faults = Faults { mistake: Some(mistake), unchecked: true, squash_every };
+    let found = (0..200).find_map(|seed| {
+        let setup = Setup { faults, patience: Duration::from_secs(2), ..Setup::new(seed) };
+        run(&setup).err().map(|error| (seed, error))
+    });
+    let (seed, error) = found.unwrap_or_else(|| panic!("{mistake:?} goes unnoticed"));
+    println!("{mistake:?}: seed {seed}: {error}");
+}
+
+#[test]
+fn lost_residency_is_noticed() {
+    noticed(Mistake::IgnoreResidency, 0);
+}
+
+#[test]
+fn lost_held_pages_are_noticed() {
+    noticed(Mistake::IgnoreHeld, 0);
+}
+
+#[test]
+fn a_forgotten_written_page_is_noticed() {
+    noticed(Mistake::ForgetWritten, 0);
+}
+
+#[test]
+fn stale_pages_at_a_start_are_noticed() {
+    noticed(Mistake::SkipSettle, 0);
+}
+
+#[test]
+fn memory_that_a_squash_leaves_is_noticed() {
+    noticed(Mistake::SkipRestoreMemory, 3);
+}
+
+#[test]
+fn registers_that_a_squash_leaves_are_noticed() {
+    noticed(Mistake::SkipRestoreState, 3);
+}
+
+/// Invariant 4 has an assertion of its own, which comes before any wrong result.
+#[test]
+#[cfg(debug_assertions)]
+fn a_stale_start_stops_the_machine() {
+    let faults = Faults { mistake: Some(Mistake::SkipSettle), ..Faults::default() };
+    let found = (0..200).find_map(|seed| run(&Setup { faults, ..Setup::new(seed) }).err());
+    assert!(found.is_some_and(|error| error.contains("broken invariant")));
+}
