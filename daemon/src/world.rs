@@ -202,6 +202,9 @@ impl World {
     /// commit of the machine that goes live.
     pub fn take_over(&self, retained: Retained<Output>, at: CommitSeq, ended: Option<&Ended>) {
         let now = Instant::now();
+        if let Some(ended) = ended {
+            self.notify(Notice::GuestEnded(ended.clone()));
+        }
         self.change(|state| {
             state.committed = at;
             let mut says_end = false;
@@ -214,9 +217,6 @@ impl World {
                 state.gate.hold(at, (Output::Ended(ended.clone()), now), 0, now);
             }
         });
-        if let Some(ended) = ended {
-            self.notify(Notice::GuestEnded(ended.clone()));
-        }
     }
 
     /// Waiters leave, the emitter ends when nothing more may leave.
@@ -341,11 +341,11 @@ impl Outside for World {
         let mut state = self.lock();
         state.committed = state.committed.max(seq);
         let has_outputs = !outputs.is_empty();
-        let mut ended = None;
         // Before the record leaves: an acknowledgement must find them held.
         for output in outputs {
             if let Output::Ended(how) = &output {
-                ended = Some(how.clone());
+                // Before the gate can let it out, so that nobody hears of the end after it.
+                self.notify(Notice::GuestEnded(how.clone()));
             }
             let bytes = output.bytes() as u64;
             state.gate.hold(seq, (output, now), bytes, now);
@@ -356,9 +356,6 @@ impl Outside for World {
         drop(state);
         if has_outputs {
             self.changed.notify_all();
-        }
-        if let Some(ended) = ended {
-            self.notify(Notice::GuestEnded(ended));
         }
     }
 
