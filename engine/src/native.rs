@@ -167,7 +167,7 @@ fn run_vcpu(
         }
         let memory = Seen::Image(&shared.image);
         let exit = interpret(&raw, &state, memory, || shared.outside.random());
-        handle_exit(shared, &mut vcpu, index, &exit)?;
+        handle_exit(shared, &mut vcpu, &mut state, index, exit)?;
     }
     shared.kickers.iter().for_each(|kicker| kicker.kick());
     Ok(())
@@ -176,18 +176,22 @@ fn run_vcpu(
 fn handle_exit(
     shared: &Shared,
     vcpu: &mut Vcpu,
+    registers: &mut VcpuState,
     index: VcpuIndex,
-    exit: &Exit,
+    mut exit: Exit,
 ) -> Result<(), EngineError> {
     let mut state = shared.lock();
     if state.ended.is_some() {
         return Ok(());
     }
     if matches!(exit, Exit::Read { .. }) {
-        let value = state.page.read_value(exit, shared.now());
-        vcpu.complete_read(value)?;
+        let value = state.page.read_value(&exit, shared.now());
+        if let RawExit::Fatal(reason) = vcpu.complete_read(value)? {
+            vcpu.capture(registers)?;
+            exit = Exit::Fatal { rip: registers.regs().rip, reason };
+        }
     }
-    let effect = state.page.exit(index, exit, &shared.image);
+    let effect = state.page.exit(index, &exit, &shared.image);
     shared.carry_out(&mut state, effect)?;
     while shared.step(&mut state, index)? {}
     while state.page.is_halted(index) && !state.stopping {

@@ -114,10 +114,11 @@ impl Vcpu {
         let run = self.fd.get_kvm_run();
         let bytes = value.to_le_bytes();
         let base = (&raw mut *run).cast::<u8>();
-        if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
+        let address = if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
             // SAFETY: the exit reason says that this is the member of the union in use.
             let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
             mmio.data = bytes;
+            mmio.phys_addr
         } else {
             // SAFETY: as above: the only other exit that waits for a value is port input.
             let io = unsafe { run.__bindgen_anon_1.io };
@@ -126,8 +127,9 @@ impl Vcpu {
             let data = unsafe { base.add(io.data_offset as usize) };
             // SAFETY: as above, for `length` bytes.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, length) };
-        }
-        self.finish_access(0, RawExit::Cut)
+            io.port.into()
+        };
+        self.finish_access(address, RawExit::Cut)
     }
 
     /// Lets KVM finish the instruction of the last device access without running the guest.
@@ -140,7 +142,9 @@ impl Vcpu {
             }
             // The rest of a longer access: KVM must be done with it too, or it would finish it
             // inside the next run, on top of a state that was restored.
-            result = RawExit::Fatal(format!("device access of more than 8 bytes at {address:#x}"));
+            result = RawExit::Fatal(format!(
+                "an instruction makes more than one device access, the first at {address:#x}"
+            ));
         }
         Err(KvmError::Unfinished { address })
     }

@@ -1,0 +1,10 @@
+//! Guest programs on KVM: native, recorded, followed by a consumer, carried on elsewhere, and with
+//! mistakes planted in the recorder.
+
+#![allow(clippy::unwrap_used)]
+
+mod carry_on;
+mod loads;
+mod mistakes;
+mod programs;
+mod world;

@@ -1,0 +1,73 @@
+//! Real guests notice what the recorder does wrong. This is what the litmus tests are for.
+
+use std::time::Duration;
+
+use samsara_engine::{Faults, Mistake};
+
+use crate::world::{Guest, PATIENCE, host, recorded, settings};
+
+const TRIES: usize = 8;
+/// A guest whose locks no longer work may also never end.
+const IMPATIENCE: Duration = Duration::from_secs(4);
+
+fn litmus() -> Guest {
+    let params = "test=all iters=3000 batch=512 cut=64";
+    Guest { memory_mib: 64, ..Guest::new("litmus", params, 2) }
+}
+
+fn counter() -> Guest {
+    Guest::new("counter", "n=20000 mode=lock", 2)
+}
+
+/// The guest is right without the mistake and wrong, or lost, with it.
+fn is_noticed(guest: &Guest, mistake: Mistake, squash_every: u64) {
+    let Some(host) = host() else { return };
+    let sound = Faults { mistake: None, unchecked: true, squash_every };
+    let (answer, _) = recorded(&host, guest, settings(sound), PATIENCE).unwrap();
+    assert!(answer.is_right(), "without a mistake: {answer:?}");
+    let broken = Faults { mistake: Some(mistake), ..sound };
+    for _ in 0..TRIES {
+        match recorded(&host, guest, settings(broken), IMPATIENCE) {
+            Ok((answer, _)) if answer.is_right() => {}
+            Ok((answer, _)) => return println!("{mistake:?}: {answer:?}"),
+            Err(error) => return println!("{mistake:?}: {error}"),
+        }
+    }
+    panic!("{mistake:?} goes unnoticed by {}", guest.name);
+}
+
+#[test]
+fn litmus_notices_lost_residency() {
+    is_noticed(&litmus(), Mistake::IgnoreResidency, 0);
+}
+
+#[test]
+fn litmus_notices_lost_held_pages() {
+    is_noticed(&litmus(), Mistake::IgnoreHeld, 0);
+}
+
+#[test]
+fn litmus_notices_a_forgotten_written_page() {
+    is_noticed(&litmus(), Mistake::ForgetWritten, 0);
+}
+
+#[test]
+fn counter_notices_a_forgotten_written_page() {
+    is_noticed(&counter(), Mistake::ForgetWritten, 0);
+}
+
+#[test]
+fn counter_notices_stale_pages_at_a_start() {
+    is_noticed(&counter(), Mistake::SkipSettle, 0);
+}
+
+#[test]
+fn counter_notices_memory_that_a_squash_leaves() {
+    is_noticed(&counter(), Mistake::SkipRestoreMemory, 3);
+}
+
+#[test]
+fn registers_notice_a_squash_that_leaves_them() {
+    let guest = Guest::new("registers", "n=60 loops=5000", 2);
+    is_noticed(&guest, Mistake::SkipRestoreState, 3);
+}
