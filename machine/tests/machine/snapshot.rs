@@ -1,0 +1,110 @@
+//! A machine as frames and back.
+
+use samsara_commitlog::{
+    ByteRuns, ByteRunsBuilder, Exit, Gpa, SNAPSHOT_PAGES_BYTES, Shape, SnapshotStart, StateDigest,
+};
+use samsara_machine::machine::{SnapshotError, SnapshotLoader};
+use samsara_machine::vcpu::VcpuState;
+use samsara_machine::{Check, Machine};
+
+use crate::apply::{chunk, machine};
+use crate::{GIB, MIB, Rng, image};
+
+fn frames(machine: &mut Machine) -> (SnapshotStart, Vec<ByteRuns>, StateDigest) {
+    let pages = machine.snapshot_pages().map(Result::unwrap).collect();
+    (machine.snapshot_start(), pages, machine.digest())
+}
+
+fn load(start: SnapshotStart, pages: &[ByteRuns], end: StateDigest) -> Result<Machine, SnapshotError> {
+    let mut loader = SnapshotLoader::new(start)?;
+    pages.iter().try_for_each(|piece| loader.pages(piece))?;
+    loader.finish(end)
+}
+
+#[test]
+fn sparse_memory_above_four_gib_comes_back() {
+    let shape = Shape::new(2, 5 * GIB).unwrap();
+    let image = image(5 * GIB);
+    let mut rng = Rng(11);
+    let places = [0, 4096, 3 * GIB - 8, 4 * GIB, 6 * GIB - 8, 64 * MIB + 8];
+    for at in places.into_iter().chain((0..700).map(|page| GIB + page * 8192)) {
+        image.write(Gpa(at), &rng.next().to_le_bytes()).unwrap();
+    }
+    // Touched, and zero again: no page of the snapshot.
+    image.write(Gpa(2 * GIB), &[1]).unwrap();
+    image.write(Gpa(2 * GIB), &[0]).unwrap();
+    let mut machine = Machine::new(shape, image, vec![VcpuState::zeroed(&[]); 2]);
+    let (start, pages, end) = frames(&mut machine);
+    assert!(pages.len() > 1);
+    assert!(pages.iter().all(|piece| piece.encoded().len() <= SNAPSHOT_PAGES_BYTES));
+    let bytes: u64 = pages.iter().map(ByteRuns::run_bytes).sum();
+    assert_eq!(bytes, (places.len() as u64 - 1 + 1 + 700) * 4096);
+    let mut copy = load(start, &pages, end).unwrap();
+    assert_eq!(copy.digest(), end);
+    for at in places {
+        let (mut old, mut new) = ([0; 8], [0; 8]);
+        machine.image().read(Gpa(at), &mut old).unwrap();
+        copy.image().read(Gpa(at), &mut new).unwrap();
+        assert_eq!(old, new, "{at:#x}");
+    }
+}
+
+/// Invariant 1: after the same records the digests are equal, wherever the snapshot was taken.
+#[test]
+fn copies_that_apply_the_same_records_stay_equal() {
+    let mut machine = machine();
+    let mut rng = Rng(5);
+    let mut copies: Vec<Machine> = Vec::new();
+    for round in 0..60 {
+        if round % 20 == 0 {
+            let (start, pages, end) = frames(&mut machine);
+            copies.push(load(start, &pages, end).unwrap());
+        }
+        let mut memory = ByteRunsBuilder::default();
+        memory.push(0x40_0000 + rng.next() % MIB, &rng.next().to_le_bytes());
+        let mut vcpu = ByteRunsBuilder::default();
+        vcpu.push(rng.next() % 64, &[rng.next() as u8]);
+        let record = chunk(&machine, memory.finish(), vcpu.finish(), Exit::Cut);
+        machine.apply(&record, Check::Digest).unwrap();
+        for copy in &mut copies {
+            copy.apply(&record, Check::Digest).unwrap();
+            assert_eq!(copy.digest(), machine.digest());
+        }
+    }
+}
+
+type Damage = fn(&mut SnapshotStart, &mut Vec<ByteRuns>);
+
+#[test]
+fn whatever_changes_on_the_way_is_noticed() {
+    let machine = machine();
+    machine.image().write(Gpa(0x40_0000), b"text").unwrap();
+    let mut machine = Machine::new(
+        machine.shape(),
+        machine.image().clone(),
+        vec![machine.vcpu(samsara_commitlog::VcpuIndex(0)).clone(); 2],
+    );
+    let (start, pages, end) = frames(&mut machine);
+    let cases: [(Damage, &str); 7] = [
+        (|start, _| start.state_version += 1, "state layout"),
+        (|start, _| drop(start.vcpus.pop()), "1 vCPU states for 2 vCPUs"),
+        (|start, _| start.vcpus[1] = start.vcpus[1].slice(1..), "does not fit layout"),
+        (|start, _| start.devices = start.devices.slice(1..), "device state"),
+        (|start, _| start.guest_time.0 += 1, "another digest"),
+        (|_, pages| drop(pages.pop()), "another digest"),
+        (|_, pages| pages.push(run(16 * MIB, 1)), "are not guest memory"),
+    ];
+    for (damage, expected) in cases {
+        let (mut start, mut pages) = (start.clone(), pages.clone());
+        damage(&mut start, &mut pages);
+        let error = load(start, &pages, end).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+    }
+    assert!(load(start, &pages, end).is_ok());
+}
+
+fn run(address: u64, byte: u8) -> ByteRuns {
+    let mut builder = ByteRunsBuilder::default();
+    builder.push(address, &[byte]);
+    builder.finish()
+}
