@@ -17,8 +17,9 @@ pub enum Item {
 
 /// The outside, as the engine sees it.
 pub trait Outside: Send + Sync + 'static {
-    /// Waits until the log has room for more. This is the only back-pressure; it returns early
-    /// when [`Self::is_open`] turns false.
+    /// Waits until the log has room for more. This is the only back-pressure. Called without any
+    /// lock, before a chunk or a step of a device. Whoever stops a recorder first sees to it
+    /// that this returns: a vCPU's thread that waits here cannot end.
     fn wait_for_room(&self);
 
     /// Takes the next items of the log and what the commit wants to emit. Called under the commit
@@ -28,7 +29,8 @@ pub trait Outside: Send + Sync + 'static {
     /// Reads at most `bytes` bytes of the input file at `offset`; none at its end.
     fn read_input(&self, offset: u64, bytes: usize) -> std::io::Result<Bytes>;
 
-    /// A vCPU thread has ended by an error: the machine stands still.
+    /// A vCPU thread has ended by an error: the machine stands still. Called on that thread, which
+    /// the recorder must not be stopped or dropped on.
     fn failed(&self, error: EngineError);
 
     /// 64 random bits.
