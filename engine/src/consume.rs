@@ -35,7 +35,10 @@ pub enum ConsumeError {
 impl ConsumeError {
     /// Whether state differs, as opposed to a log that is not one.
     pub fn is_divergence(&self) -> bool {
-        matches!(self, Self::Divergence { .. } | Self::Apply(ApplyError::Divergence { .. }))
+        matches!(
+            self,
+            Self::Divergence { .. } | Self::Apply(ApplyError::Divergence { .. })
+        )
     }
 }
 
@@ -84,7 +87,10 @@ impl Consumer {
             (State::Following(mut machine), Frame::Digest(expected)) => {
                 let found = machine.digest();
                 if found != *expected {
-                    return Err(ConsumeError::Divergence { expected: *expected, found });
+                    return Err(ConsumeError::Divergence {
+                        expected: *expected,
+                        found,
+                    });
                 }
                 self.digests_compared += 1;
                 State::Following(machine)

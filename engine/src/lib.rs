@@ -44,6 +44,8 @@ pub enum EngineError {
     #[error("cannot start the thread of a vCPU")]
     Thread(#[source] std::io::Error),
     /// A vCPU's thread found an invariant broken. The machine stands still at its last commit.
-    #[error("vCPU {0} stopped at a broken invariant, a bug of samsarad: the text before this says which")]
+    #[error(
+        "vCPU {0} stopped at a broken invariant, a bug of samsarad: the text before this says which"
+    )]
     Panicked(VcpuIndex),
 }

@@ -46,9 +46,15 @@ impl NativeRun {
     ) -> Result<Self, EngineError> {
         let vm = Vm::on_image(host, machine.image())?;
         let indices = (0..machine.shape().vcpu_count).map(VcpuIndex);
-        let vcpus = indices.clone().map(|index| vm.vcpu(host, index)).collect::<Result<Vec<_>, _>>()?;
-        let devices =
-            Devices { page: machine.devices().clone(), ended: None, stopping: false };
+        let vcpus = indices
+            .clone()
+            .map(|index| vm.vcpu(host, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let devices = Devices {
+            page: machine.devices().clone(),
+            ended: None,
+            stopping: false,
+        };
         let shared = Arc::new(Shared {
             devices: Mutex::new(devices),
             changed: Condvar::new(),
@@ -57,7 +63,11 @@ impl NativeRun {
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),
             started: Instant::now(),
         });
-        let mut run = Self { shared, threads: Vec::new(), _vm: vm };
+        let mut run = Self {
+            shared,
+            threads: Vec::new(),
+            _vm: vm,
+        };
         for (index, vcpu) in indices.zip(vcpus) {
             let (shared, state) = (Arc::clone(&run.shared), machine.vcpu(index).clone());
             let body = move || {
@@ -66,7 +76,9 @@ impl NativeRun {
                     shared.outside.failed(error);
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(body);
             run.threads.push(thread.map_err(EngineError::Thread)?);
         }
         Ok(run)
@@ -132,7 +144,9 @@ impl Shared {
 
     /// Moves the next bytes of a vCPU's operation; false when there is none.
     fn step(&self, state: &mut Devices, vcpu: VcpuIndex) -> Result<bool, EngineError> {
-        let Some(pending) = state.page.pending(vcpu) else { return Ok(false) };
+        let Some(pending) = state.page.pending(vcpu) else {
+            return Ok(false);
+        };
         let input = match pending.operation {
             Operation::Output => Input::OutputStep { vcpu },
             Operation::Input => {
@@ -188,14 +202,20 @@ fn handle_exit(
         let value = state.page.read_value(&exit, shared.now());
         if let RawExit::Fatal(reason) = vcpu.complete_read(value)? {
             vcpu.capture(registers)?;
-            exit = Exit::Fatal { rip: registers.regs().rip, reason };
+            exit = Exit::Fatal {
+                rip: registers.regs().rip,
+                reason,
+            };
         }
     }
     let effect = state.page.exit(index, &exit, &shared.image);
     shared.carry_out(&mut state, effect)?;
     while shared.step(&mut state, index)? {}
     while state.page.is_halted(index) && !state.stopping {
-        state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state = shared
+            .changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
     }
     if state.stopping {
         shared.changed.notify_all();

@@ -40,7 +40,8 @@ impl Durations {
         let us = duration.as_micros() as u64;
         let bucket = (u64::BITS - us.leading_zeros()) as usize;
         self.counts[bucket.min(DURATION_BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
-        self.sum_ns.fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
+        self.sum_ns
+            .fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// What there is so far.
@@ -94,13 +95,19 @@ impl Stats {
     /// Counts of a machine that has not run.
     pub fn new(vcpu_count: u8) -> Self {
         let lanes = (0..vcpu_count).map(|_| LaneStats::default()).collect();
-        Self { lanes, ..Self::default() }
+        Self {
+            lanes,
+            ..Self::default()
+        }
     }
 
     /// All counts now.
     pub fn snapshot(&self) -> StatsSnapshot {
         let sum = |of: fn(&LaneStats) -> &AtomicU64| {
-            self.lanes.iter().map(|lane| of(lane).load(Ordering::Relaxed)).sum()
+            self.lanes
+                .iter()
+                .map(|lane| of(lane).load(Ordering::Relaxed))
+                .sum()
         };
         StatsSnapshot {
             chunks_by_vcpu: self.lanes.iter().map(|lane| load(&lane.chunks)).collect(),

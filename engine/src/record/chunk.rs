@@ -157,7 +157,13 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// Adds the pages that have become private to the held ones.
     fn harvest(&mut self) -> Result<(), EngineError> {
-        let Self { cpu, held, shared, index, .. } = self;
+        let Self {
+            cpu,
+            held,
+            shared,
+            index,
+            ..
+        } = self;
         let set = &shared.lane(*index).held;
         cpu.take_written(&mut |page| held.insert(set, page))?;
         held.sort_in();
@@ -179,7 +185,12 @@ impl<C: Cpu> ChunkRunner<C> {
         let _machine = self.shared.machine();
         let incoming = lane.peek_incoming();
         let step = self.held.count() / CHECKED_PAGES + 1;
-        for page in self.held.pages().skip(self.chunks as usize % step).step_by(step) {
+        for page in self
+            .held
+            .pages()
+            .skip(self.chunks as usize % step)
+            .step_by(step)
+        {
             assert!(
                 lane.view.equals_image(page) || incoming.binary_search(&page).is_ok(),
                 "invariant 4: vCPU {} starts a chunk with a stale page, number {}",
@@ -216,10 +227,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// Brings stale pages up to date: refreshed where this vCPU keeps writing them, else dropped.
-    fn settle_pages(
-        &mut self,
-        stale: &[(PageIndex, Residency)],
-    ) -> Result<(), MemoryError> {
+    fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
         if self.shared.settings.faults.makes(Mistake::SkipSettle) {
             return Ok(());
         }
@@ -289,12 +297,22 @@ impl<C: Cpu> ChunkRunner<C> {
             _ => Boundary::Exit,
         };
         let memory = (!is_load).then(|| self.changes());
-        Ok(Found { started_after, boundary, exit, memory })
+        Ok(Found {
+            started_after,
+            boundary,
+            exit,
+            memory,
+        })
     }
 
     /// The bytes in which the held pages differ from the image.
     fn changes(&mut self) -> (ByteRuns, ChunkDigest) {
-        let Self { held, shared, index, .. } = self;
+        let Self {
+            held,
+            shared,
+            index,
+            ..
+        } = self;
         let view = &shared.lane(*index).view;
         let mut runs = ByteRunsBuilder::default();
         held.visit(|page| view.push_changes(page, &mut runs));
@@ -339,19 +357,23 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// Makes the chunk's record, under the commit lock, and says whether it changes memory. Loads
     /// get their value here, from the devices as they are at this commit.
-    fn record(
-        &mut self,
-        machine: &Machine,
-        result: Found,
-    ) -> Result<(Record, bool), EngineError> {
-        let Found { started_after, boundary, mut exit, memory } = result;
+    fn record(&mut self, machine: &Machine, result: Found) -> Result<(Record, bool), EngineError> {
+        let Found {
+            started_after,
+            boundary,
+            mut exit,
+            memory,
+        } = result;
         let guest_time = self.shared.now(machine);
         if matches!(exit, Exit::Read { .. }) {
             let value = machine.devices().read_value(&exit, guest_time);
             let finished = self.cpu.complete_read(value)?;
             self.cpu.capture(&mut self.end)?;
             if let RawExit::Fatal(reason) = finished {
-                exit = Exit::Fatal { rip: self.end.regs().rip, reason };
+                exit = Exit::Fatal {
+                    rip: self.end.regs().rip,
+                    reason,
+                };
             }
             self.harvest()?;
         }
@@ -371,7 +393,14 @@ impl<C: Cpu> ChunkRunner<C> {
             digest: digest.finish(&self.end),
         };
         let commit = Commit::Chunk(chunk);
-        Ok((Record { seq: machine.seq().next(), guest_time, commit }, changed_memory))
+        Ok((
+            Record {
+                seq: machine.seq().next(),
+                guest_time,
+                commit,
+            },
+            changed_memory,
+        ))
     }
 
     /// Bookkeeping of a committed chunk, outside the lock.
@@ -383,16 +412,25 @@ impl<C: Cpu> ChunkRunner<C> {
     ) -> Result<(), EngineError> {
         count(&self.stats().chunks, 1);
         self.shared.stats.chunk.add(ran);
-        let waiting = self.pacing.committed(boundary == Boundary::Timer, changed_memory);
+        let waiting = self
+            .pacing
+            .committed(boundary == Boundary::Timer, changed_memory);
         if waiting == Waiting::Yes {
             let least = self.shared.settings.chunk_min;
             let own = usize::from(self.index.0);
-            let others = self.shared.lanes.iter().enumerate().filter(|(index, _)| *index != own);
+            let others = self
+                .shared
+                .lanes
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| *index != own);
             others.for_each(|(_, lane)| lane.kick_if_running_for(least));
         }
         let contended = self.contended.after_commit();
-        let untouched: Vec<_> =
-            contended.into_iter().filter(|&page| self.held.age(page) != Some(0)).collect();
+        let untouched: Vec<_> = contended
+            .into_iter()
+            .filter(|&page| self.held.age(page) != Some(0))
+            .collect();
         self.drop_pages(&untouched)?;
         Ok(self.release()?)
     }

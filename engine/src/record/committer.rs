@@ -117,7 +117,10 @@ impl Shared {
     pub(super) fn park_until_stop(&self) {
         let mut machine = self.machine();
         while !self.is_stopping() {
-            machine = self.parked.wait(machine).unwrap_or_else(PoisonError::into_inner);
+            machine = self
+                .parked
+                .wait(machine)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -173,10 +176,16 @@ impl Shared {
             if self.is_over(&machine) {
                 return Ok(());
             }
-            let Some(input) = make(&machine) else { return Ok(()) };
+            let Some(input) = make(&machine) else {
+                return Ok(());
+            };
             let seq = machine.seq().next();
             let guest_time = self.now(&machine);
-            let record = Record { seq, guest_time, commit: Commit::Input(input) };
+            let record = Record {
+                seq,
+                guest_time,
+                commit: Commit::Input(input),
+            };
             self.commit(&mut machine, record, None)?
         };
         self.kick_stale(&written, None);

@@ -29,7 +29,8 @@ impl Contended {
     pub(super) fn after_commit(&mut self) -> Vec<PageIndex> {
         self.now = self.now.wrapping_add(1);
         let now = self.now;
-        self.pages.retain(|&(_, since)| now.wrapping_sub(since) < FORGET_AFTER);
+        self.pages
+            .retain(|&(_, since)| now.wrapping_sub(since) < FORGET_AFTER);
         let mut pages: Vec<_> = self.pages.iter().map(|&(page, _)| page).collect();
         pages.sort_unstable();
         pages

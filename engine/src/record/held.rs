@@ -12,7 +12,11 @@ pub(super) struct PageSet {
 
 impl PageSet {
     pub(super) fn new(page_count: u32) -> Self {
-        Self { words: (0..page_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            words: (0..page_count.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+        }
     }
 
     pub(super) fn contains(&self, page: PageIndex) -> bool {
@@ -65,7 +69,10 @@ impl HeldPages {
     pub(super) fn sort_in(&mut self) {
         if !self.new.is_empty() {
             let now = self.now;
-            self.pages.extend(self.new.drain(..).map(|page| Held { page, changed_at: now }));
+            self.pages.extend(self.new.drain(..).map(|page| Held {
+                page,
+                changed_at: now,
+            }));
             self.pages.sort_unstable_by_key(|held| held.page);
         }
     }
@@ -81,7 +88,10 @@ impl HeldPages {
 
     /// Chunks since a held page last changed; `None` if it is not held.
     pub(super) fn age(&self, page: PageIndex) -> Option<u32> {
-        let place = self.pages.binary_search_by_key(&page, |held| held.page).ok()?;
+        let place = self
+            .pages
+            .binary_search_by_key(&page, |held| held.page)
+            .ok()?;
         Some(self.now.wrapping_sub(self.pages[place].changed_at))
     }
 
@@ -107,7 +117,11 @@ impl HeldPages {
     /// The pages that have not changed for `age` chunks, in order.
     pub(super) fn colder_than(&self, age: u32) -> Vec<PageIndex> {
         let is_cold = |held: &&Held| self.now.wrapping_sub(held.changed_at) >= age;
-        self.pages.iter().filter(is_cold).map(|held| held.page).collect()
+        self.pages
+            .iter()
+            .filter(is_cold)
+            .map(|held| held.page)
+            .collect()
     }
 }
 
@@ -123,7 +137,10 @@ mod tests {
             held.insert(&set, PageIndex(page));
         }
         held.end_chunk();
-        assert_eq!(held.pages().map(|page| page.0).collect::<Vec<_>>(), [3, 7, 99]);
+        assert_eq!(
+            held.pages().map(|page| page.0).collect::<Vec<_>>(),
+            [3, 7, 99]
+        );
         held.end_chunk();
         held.visit(|page| page.0 == 3);
         assert_eq!(held.age(PageIndex(3)), Some(0));

@@ -39,7 +39,10 @@ impl Incoming {
 
 /// All pages of some write sets, rising, each once.
 fn merge(sets: &[Arc<[PageIndex]>]) -> Vec<PageIndex> {
-    let mut pages: Vec<_> = sets.iter().flat_map(|pages| pages.iter().copied()).collect();
+    let mut pages: Vec<_> = sets
+        .iter()
+        .flat_map(|pages| pages.iter().copied())
+        .collect();
     pages.sort_unstable();
     pages.dedup();
     pages
@@ -86,7 +89,10 @@ impl Lane {
 
     /// The vCPU has halted: it takes nothing any more.
     pub(super) fn retire(&self) {
-        *self.incoming() = Incoming { sets: Vec::new(), is_retired: true };
+        *self.incoming() = Incoming {
+            sets: Vec::new(),
+            is_retired: true,
+        };
     }
 
     fn incoming(&self) -> std::sync::MutexGuard<'_, Incoming> {
@@ -124,7 +130,9 @@ impl Lane {
         let mut is_lost = pages.iter().any(|&page| self.held.contains(page));
         if !is_lost && pages.len() <= LOOK_PAGES_MAX {
             // An unreadable page table costs wasted work here; validation reports it.
-            let _ = self.view.residency(pages, |_, found| is_lost |= found != Residency::Absent);
+            let _ = self
+                .view
+                .residency(pages, |_, found| is_lost |= found != Residency::Absent);
         }
         if is_lost {
             self.kick();

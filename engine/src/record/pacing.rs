@@ -30,7 +30,14 @@ pub(super) enum Waiting {
 impl Pacing {
     pub(super) fn new(min: Duration, max: Duration, exclusive_after: u32) -> Self {
         let length = (min * 4).min(max);
-        Self { min, max, length, idle_chunks: 0, squashes: 0, exclusive_after }
+        Self {
+            min,
+            max,
+            length,
+            idle_chunks: 0,
+            squashes: 0,
+            exclusive_after,
+        }
     }
 
     /// How long the next chunk may run.
@@ -63,7 +70,11 @@ impl Pacing {
         if cut_by_timer && changed_memory {
             self.length = (self.length * 5 / 4).min(self.max);
         }
-        if self.idle_chunks > 0 { Waiting::Yes } else { Waiting::No }
+        if self.idle_chunks > 0 {
+            Waiting::Yes
+        } else {
+            Waiting::No
+        }
     }
 }
 

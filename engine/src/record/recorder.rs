@@ -54,33 +54,53 @@ impl Recorder {
         stats: Arc<Stats>,
         settings: Settings,
     ) -> Result<Self, EngineError> {
-        let (lanes, cpus): (Vec<_>, Vec<_>) =
-            cpus.into_iter().map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu)).unzip();
+        let (lanes, cpus): (Vec<_>, Vec<_>) = cpus
+            .into_iter()
+            .map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu))
+            .unzip();
         let shared = Arc::new(Shared::new(machine, lanes, outside, stats, settings));
-        let recorder = Self { shared, threads: Mutex::default(), _vms: vms };
+        let recorder = Self {
+            shared,
+            threads: Mutex::default(),
+            _vms: vms,
+        };
         for (index, cpu) in cpus.into_iter().enumerate() {
             let shared = Arc::clone(&recorder.shared);
             let body = move || {
                 let index = VcpuIndex(index as u8);
-                let report = ReportPanic { index, shared: &shared };
+                let report = ReportPanic {
+                    index,
+                    shared: &shared,
+                };
                 if let Err(error) = worker::run(index, &shared, cpu) {
                     shared.stop();
                     shared.outside.failed(error);
                 }
                 drop(report);
             };
-            let thread = std::thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
-            recorder.threads().push(thread.map_err(EngineError::Thread)?);
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(body);
+            recorder
+                .threads()
+                .push(thread.map_err(EngineError::Thread)?);
         }
         Ok(recorder)
     }
 
     /// Hands the guest bytes typed at its console; gives how many it had room for.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
-        let _turn = self.shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .shared
+            .turns
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut taken = 0;
         self.shared.commit_input(|machine| {
-            let room = machine.devices().console_room().min(Input::CONSOLE_BYTES_MAX);
+            let room = machine
+                .devices()
+                .console_room()
+                .min(Input::CONSOLE_BYTES_MAX);
             taken = bytes.len().min(room);
             (taken > 0).then(|| Input::Console(Bytes::copy_from_slice(&bytes[..taken])))
         })?;
@@ -90,7 +110,11 @@ impl Recorder {
     /// Has all vCPUs stand still between commits while `look` sees the machine.
     pub fn paused<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
         self.shared.kick_all();
-        let _alone = self.shared.turns.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self
+            .shared
+            .turns
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         look(&mut self.shared.machine())
     }
 
@@ -128,7 +152,9 @@ impl Drop for ReportPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.stop();
-            self.shared.outside.failed(EngineError::Panicked(self.index));
+            self.shared
+                .outside
+                .failed(EngineError::Panicked(self.index));
         }
     }
 }

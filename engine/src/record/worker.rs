@@ -7,9 +7,9 @@ use samsara_machine::bare::Operation;
 
 use super::chunk::{ChunkRunner, Outcome};
 use super::committer::Shared;
+use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
-use crate::EngineError;
 
 /// What a vCPU does next.
 enum Next {
@@ -81,7 +81,10 @@ fn step(
     bytes: usize,
 ) -> Result<(), EngineError> {
     shared.outside.wait_for_room();
-    let _file = shared.input_file.lock().unwrap_or_else(PoisonError::into_inner);
+    let _file = shared
+        .input_file
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let input = match operation {
         Operation::Output => Input::OutputStep { vcpu },
         Operation::Input => {

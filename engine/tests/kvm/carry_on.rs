@@ -42,7 +42,12 @@ fn outputs_are_carried_on_without_gap_or_repetition() {
 
 #[test]
 fn dma_is_carried_on() {
-    let input = (0..3_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let guest = Guest { input, ..Guest::new("echo", "piece=500000", 2) };
+    let input = (0..3_000_000u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let guest = Guest {
+        input,
+        ..Guest::new("echo", "piece=500000", 2)
+    };
     carries_on(&guest, &[2, 4, 9]);
 }

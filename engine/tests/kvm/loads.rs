@@ -64,11 +64,17 @@ fn elf(code: &[u8]) -> NamedTempFile {
 fn a_load_that_stores_is_committed_whole() {
     let Some(host) = host() else { return };
     let program = elf(&code());
-    let guest = Guest { path: program.path().into(), ..Guest::new("status", "", 1) };
+    let guest = Guest {
+        path: program.path().into(),
+        ..Guest::new("status", "", 1)
+    };
     let expected = native(&host, &guest).unwrap();
     assert!(expected.is_right(), "{expected:?}");
     for squash_every in [0, 2, 3] {
-        let faults = Faults { squash_every, ..Faults::default() };
+        let faults = Faults {
+            squash_every,
+            ..Faults::default()
+        };
         let (answer, stats) = recorded(&host, &guest, settings(faults), PATIENCE).unwrap();
         assert!(answer.is_right(), "{answer:?}");
         assert!(stats.commits > 100, "{} commits", stats.commits);

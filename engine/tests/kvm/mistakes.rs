@@ -12,7 +12,10 @@ const IMPATIENCE: Duration = Duration::from_secs(4);
 
 fn litmus() -> Guest {
     let params = "test=all iters=3000 batch=512 cut=64";
-    Guest { memory_mib: 64, ..Guest::new("litmus", params, 2) }
+    Guest {
+        memory_mib: 64,
+        ..Guest::new("litmus", params, 2)
+    }
 }
 
 fn counter() -> Guest {
@@ -22,10 +25,17 @@ fn counter() -> Guest {
 /// The guest is right without the mistake and wrong, or lost, with it.
 fn is_noticed(guest: &Guest, mistake: Mistake, squash_every: u64) {
     let Some(host) = host() else { return };
-    let sound = Faults { mistake: None, unchecked: true, squash_every };
+    let sound = Faults {
+        mistake: None,
+        unchecked: true,
+        squash_every,
+    };
     let (answer, _) = recorded(&host, guest, settings(sound), PATIENCE).unwrap();
     assert!(answer.is_right(), "without a mistake: {answer:?}");
-    let broken = Faults { mistake: Some(mistake), ..sound };
+    let broken = Faults {
+        mistake: Some(mistake),
+        ..sound
+    };
     for _ in 0..TRIES {
         match recorded(&host, guest, settings(broken), IMPATIENCE) {
             Ok((answer, _)) if answer.is_right() => {}

@@ -7,20 +7,31 @@ use samsara_machine::kvm::Host;
 use crate::world::{Answer, Guest, PATIENCE, host, native, recorded, settings};
 
 fn input(bytes: usize) -> Vec<u8> {
-    (0..bytes as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    (0..bytes as u64)
+        .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+        .collect()
 }
 
 /// Small cases of all programs that end by themselves.
 fn cases(vcpus: u8) -> Vec<Guest> {
     let guest = |name, params| Guest::new(name, params, vcpus);
-    let large = |name, params| Guest { memory_mib: 64, ..Guest::new(name, params, vcpus) };
+    let large = |name, params| Guest {
+        memory_mib: 64,
+        ..Guest::new(name, params, vcpus)
+    };
     vec![
-        Guest { typed: b"one\ntwo\nq\n", ..guest("console", "") },
+        Guest {
+            typed: b"one\ntwo\nq\n",
+            ..guest("console", "")
+        },
         guest("clock", "n=60"),
         guest("counter", "n=20000 mode=atomic"),
         guest("counter", "n=4000 mode=lock"),
         guest("counter", "n=200 mode=ticket"),
-        Guest { input: input(100_000), ..guest("echo", "piece=30000") },
+        Guest {
+            input: input(100_000),
+            ..guest("echo", "piece=30000")
+        },
         large("fft", "log2=10 passes=1"),
         guest("hello", "via=dma"),
         guest("hello", "via=register"),
@@ -31,7 +42,10 @@ fn cases(vcpus: u8) -> Vec<Guest> {
         large("private", "n=100000"),
         large("radix", "n=10000"),
         guest("registers", "n=30 loops=2000"),
-        Guest { input: input(700_000), ..large("sha256tree", "passes=1") },
+        Guest {
+            input: input(700_000),
+            ..large("sha256tree", "passes=1")
+        },
         guest("status", "status=7"),
     ]
 }
@@ -40,7 +54,11 @@ fn same_answer(host: &Host, guest: &Guest, faults: Faults) -> Answer {
     let native = native(host, guest).unwrap_or_else(|error| panic!("{guest:?}: {error}"));
     let (recorded, _) = recorded(host, guest, settings(faults), PATIENCE)
         .unwrap_or_else(|error| panic!("{guest:?}: {error}"));
-    assert_eq!(recorded, native, "{} {} on {} vCPUs", guest.name, guest.params, guest.vcpus);
+    assert_eq!(
+        recorded, native,
+        "{} {} on {} vCPUs",
+        guest.name, guest.params, guest.vcpus
+    );
     recorded
 }
 
@@ -74,13 +92,24 @@ fn all_programs_on_four_vcpus() {
 fn faults_of_the_guest_are_told_alike() {
     let Some(host) = host() else { return };
     let kinds = ["ud", "pf", "gp", "de", "hlt", "io"].map(|kind| ("fault", format!("kind={kind}")));
-    let devices = ["size4", "size16", "misaligned", "across", "locked", "string", "outside"];
+    let devices = [
+        "size4",
+        "size16",
+        "misaligned",
+        "across",
+        "locked",
+        "string",
+        "outside",
+    ];
     let devices = devices.map(|kind| ("baddev", format!("kind={kind}")));
     let dma = ["outside", "hole", "descriptor", "misaligned"];
     let dma = dma.map(|kind| ("baddma", format!("dir=output kind={kind}")));
     for (name, params) in kinds.into_iter().chain(devices).chain(dma) {
         let guest = Guest::new(name, &params, 2);
-        let faults = Faults { squash_every: 2, ..Faults::default() };
+        let faults = Faults {
+            squash_every: 2,
+            ..Faults::default()
+        };
         let answer = same_answer(&host, &guest, faults);
         match answer.ended {
             Some(Ended::Fault { message }) if message.starts_with("vCPU 0: ") => {}
@@ -96,7 +125,10 @@ fn squashes_restore_every_register() {
     let Some(host) = host() else { return };
     for squash_every in [2, 3] {
         let guest = Guest::new("registers", "n=60 loops=5000", 2);
-        let faults = Faults { squash_every, ..Faults::default() };
+        let faults = Faults {
+            squash_every,
+            ..Faults::default()
+        };
         let (answer, stats) = recorded(&host, &guest, settings(faults), PATIENCE).unwrap();
         assert!(answer.is_right(), "{answer:?}");
         assert!(stats.squashes > 50, "{} squashes", stats.squashes);

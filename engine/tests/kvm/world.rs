@@ -44,7 +44,15 @@ impl Guest {
     pub(crate) fn new(name: &'static str, params: &str, vcpus: u8) -> Self {
         let path = samsara_guests::program(name).unwrap().path.into();
         let (params, input) = (params.into(), Vec::new());
-        Self { name, path, params, vcpus, memory_mib: 16, input, typed: b"" }
+        Self {
+            name,
+            path,
+            params,
+            vcpus,
+            memory_mib: 16,
+            input,
+            typed: b"",
+        }
     }
 
     pub(crate) fn machine(&self, host: &Host) -> Machine {
@@ -104,7 +112,10 @@ impl Outside for World {
 
     fn random(&self) -> u64 {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut word = self.random.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        let mut word = self
+            .random
+            .fetch_add(STEP, Ordering::Relaxed)
+            .wrapping_add(STEP);
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^ (word >> 31)
@@ -113,7 +124,10 @@ impl Outside for World {
 
 impl World {
     pub(crate) fn of(guest: &Guest) -> Arc<Self> {
-        Arc::new(Self { input: guest.input.clone(), ..Self::default() })
+        Arc::new(Self {
+            input: guest.input.clone(),
+            ..Self::default()
+        })
     }
 
     /// Waits until `is_there` holds, with a bound.
@@ -138,7 +152,9 @@ impl World {
     }
 
     pub(crate) fn wait_for_frames(&self, count: usize) -> Result<(), String> {
-        self.wait(PATIENCE, |seen| seen.ended.is_some() || seen.frames.len() >= count)
+        self.wait(PATIENCE, |seen| {
+            seen.ended.is_some() || seen.frames.len() >= count
+        })
     }
 
     pub(crate) fn take_frames(&self) -> Vec<Frame> {
@@ -147,7 +163,10 @@ impl World {
 
     fn answer(&self) -> Answer {
         let mut seen = self.seen.lock().unwrap();
-        Answer { console: std::mem::take(&mut seen.console), ended: seen.ended.clone() }
+        Answer {
+            console: std::mem::take(&mut seen.console),
+            ended: seen.ended.clone(),
+        }
     }
 }
 
@@ -160,19 +179,30 @@ pub(crate) struct Answer {
 
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} after {:?}", self.ended, String::from_utf8_lossy(&self.console))
+        write!(
+            f,
+            "{:?} after {:?}",
+            self.ended,
+            String::from_utf8_lossy(&self.console)
+        )
     }
 }
 
 impl Answer {
     pub(crate) fn is_right(&self) -> bool {
-        self.ended == Some(Ended::Exit { status: samsara_guests::STATUS_RIGHT })
+        self.ended
+            == Some(Ended::Exit {
+                status: samsara_guests::STATUS_RIGHT,
+            })
     }
 
     /// This run's part, then another's.
     pub(crate) fn then(mut self, next: Answer) -> Answer {
         self.console.extend(next.console);
-        Answer { console: self.console, ended: next.ended }
+        Answer {
+            console: self.console,
+            ended: next.ended,
+        }
     }
 }
 
@@ -202,14 +232,21 @@ pub(crate) fn native(host: &Host, guest: &Guest) -> Result<Answer, String> {
 /// A machine as frames.
 pub(crate) fn snapshot(machine: &mut Machine) -> Vec<Frame> {
     let mut frames = vec![Frame::SnapshotStart(machine.snapshot_start())];
-    frames.extend(machine.snapshot_pages().map(|piece| Frame::SnapshotPages(piece.unwrap())));
+    frames.extend(
+        machine
+            .snapshot_pages()
+            .map(|piece| Frame::SnapshotPages(piece.unwrap())),
+    );
     frames.push(Frame::SnapshotEnd(machine.digest()));
     frames
 }
 
 pub(crate) fn feed(consumer: &mut Consumer, frames: &[Frame]) -> Result<(), String> {
     frames.iter().try_for_each(|frame| {
-        consumer.frame(frame).map(drop).map_err(|error| error.to_string())
+        consumer
+            .frame(frame)
+            .map(drop)
+            .map_err(|error| error.to_string())
     })
 }
 
@@ -235,7 +272,12 @@ impl Recorded {
         let outside = Arc::clone(&world) as Arc<dyn Outside>;
         let recorder = Recorder::start(host, machine, outside, Arc::clone(&stats), settings);
         let recorder = recorder.map_err(|error| error.to_string())?;
-        Ok(Self { world, recorder, stats, consumer })
+        Ok(Self {
+            world,
+            recorder,
+            stats,
+            consumer,
+        })
     }
 
     /// Stops the machine at its last commit and follows its history to there.
@@ -257,11 +299,17 @@ pub(crate) fn recorded(
 ) -> Result<(Answer, StatsSnapshot), String> {
     let run = Recorded::start(host, guest, guest.machine(host), settings)?;
     if !guest.typed.is_empty() {
-        run.recorder.console_input(guest.typed).map_err(|error| error.to_string())?;
+        run.recorder
+            .console_input(guest.typed)
+            .map_err(|error| error.to_string())?;
     }
     run.world.wait_for_end(patience)?;
     let (answer, consumer, stats) = run.stop()?;
-    let digests = stats.commits.checked_div(settings.digest_every).unwrap_or(0) + 1;
+    let digests = stats
+        .commits
+        .checked_div(settings.digest_every)
+        .unwrap_or(0)
+        + 1;
     assert_eq!(consumer.digests_compared(), digests);
     Ok((answer, stats))
 }

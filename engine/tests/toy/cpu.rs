@@ -42,7 +42,9 @@ impl Memory for ViewMemory {
     fn store(&mut self, address: u64, value: u64) {
         let page = self.view.layout().page_of(Gpa(address)).unwrap();
         let mut before = Residency::Absent;
-        self.view.residency(&[page], |_, found| before = found).unwrap();
+        self.view
+            .residency(&[page], |_, found| before = found)
+            .unwrap();
         self.view.store(Gpa(address), value).unwrap();
         if before != Residency::Private {
             self.ring.push(page);
@@ -54,8 +56,17 @@ impl ToyCpu {
     pub(crate) fn new(program: Arc<[Op]>, view: Arc<View>, seed: u64, limits: Limits) -> Self {
         Self {
             program,
-            regs: Regs { pc: 0, mix: 0, temp: 0, steps: 0 },
-            memory: ViewMemory { view, ring: Vec::new(), taken: 0 },
+            regs: Regs {
+                pc: 0,
+                mix: 0,
+                temp: 0,
+                steps: 0,
+            },
+            memory: ViewMemory {
+                view,
+                ring: Vec::new(),
+                taken: 0,
+            },
             ring_max: limits.ring,
             kicked: Arc::default(),
             rng: Rng::new(seed),
@@ -109,19 +120,28 @@ impl Cpu for ToyCpu {
     }
 
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {
-        assert!(std::mem::take(&mut self.load_waits), "no load waits for a value");
+        assert!(
+            std::mem::take(&mut self.load_waits),
+            "no load waits for a value"
+        );
         finish_read(&self.program, &mut self.regs, &mut self.memory, value);
         Ok(RawExit::Cut)
     }
 
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
-        assert!(!self.load_waits, "a capture while a load waits for its value");
+        assert!(
+            !self.load_waits,
+            "a capture while a load waits for its value"
+        );
         self.regs.put(state);
         Ok(())
     }
 
     fn restore(&mut self, state: &VcpuState, _: Restore) -> Result<(), KvmError> {
-        assert!(!self.load_waits, "a restore while a load waits for its value");
+        assert!(
+            !self.load_waits,
+            "a restore while a load waits for its value"
+        );
         self.regs = Regs::of(state);
         Ok(())
     }

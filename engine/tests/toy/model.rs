@@ -30,7 +30,12 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(programs: &[Arc<[Op]>]) -> Self {
-        let start = Regs { pc: 0, mix: 0, temp: 0, steps: 0 };
+        let start = Regs {
+            pc: 0,
+            mix: 0,
+            temp: 0,
+            steps: 0,
+        };
         Self {
             programs: programs.to_vec(),
             regs: vec![start; programs.len()],
@@ -57,7 +62,10 @@ impl Model {
                 Ok(())
             }
             Commit::Input(Input::OutputStep { vcpu }) => {
-                self.store(program::descriptors(vcpu.0.into())[1] + 16, program::BUFFER_BYTES);
+                self.store(
+                    program::descriptors(vcpu.0.into())[1] + 16,
+                    program::BUFFER_BYTES,
+                );
                 Ok(())
             }
             Commit::Input(Input::Console(_)) => Ok(()),
@@ -70,13 +78,18 @@ impl Model {
         let vcpu = usize::from(chunk.vcpu.0);
         let mut after = before.vcpu(chunk.vcpu).clone();
         let samsara_commitlog::ChunkResult::Effects(effects) = &chunk.result;
-        after.apply(&effects.vcpu).map_err(|error| error.to_string())?;
+        after
+            .apply(&effects.vcpu)
+            .map_err(|error| error.to_string())?;
         let (program, regs) = (Arc::clone(&self.programs[vcpu]), &mut self.regs[vcpu]);
         let end = Regs::of(&after);
         while regs.steps < end.steps {
             if step(&program, regs, &mut self.words).is_some() && regs.steps < end.steps {
                 if !matches!(chunk.exit, Exit::Read { .. }) {
-                    return Err(format!("commit {}: goes on after {:?}", record.seq, chunk.exit));
+                    return Err(format!(
+                        "commit {}: goes on after {:?}",
+                        record.seq, chunk.exit
+                    ));
                 }
                 let value = before.devices().read_value(&chunk.exit, record.guest_time);
                 finish_read(&program, regs, &mut self.words, value);
@@ -85,11 +98,18 @@ impl Model {
         if *regs == end {
             return Ok(());
         }
-        Err(format!("commit {}, vCPU {vcpu}: alone {regs:?}, recorded {end:?}", record.seq))
+        Err(format!(
+            "commit {}, vCPU {vcpu}: alone {regs:?}, recorded {end:?}",
+            record.seq
+        ))
     }
 
     /// Compares what a step of OUTPUT emitted with memory.
-    pub(crate) fn check_output(&mut self, vcpu: VcpuIndex, outputs: &[Output]) -> Result<(), String> {
+    pub(crate) fn check_output(
+        &mut self,
+        vcpu: VcpuIndex,
+        outputs: &[Output],
+    ) -> Result<(), String> {
         let [_, buffer] = program::buffers(vcpu.0.into());
         let words = (0..program::BUFFER_BYTES / 8).map(|word| self.words.load(buffer + word * 8));
         let expected: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
@@ -103,10 +123,15 @@ impl Model {
     pub(crate) fn check_memory(&self, machine: &Machine) -> Result<(), String> {
         for (&address, &expected) in &self.words.0 {
             let mut found = [0; 8];
-            machine.image().read(Gpa(address), &mut found).map_err(|error| error.to_string())?;
+            machine
+                .image()
+                .read(Gpa(address), &mut found)
+                .map_err(|error| error.to_string())?;
             let found = u64::from_le_bytes(found);
             if found != expected {
-                return Err(format!("{address:#x}: alone {expected:#x}, recorded {found:#x}"));
+                return Err(format!(
+                    "{address:#x}: alone {expected:#x}, recorded {found:#x}"
+                ));
             }
         }
         Ok(())

@@ -45,7 +45,12 @@ pub(crate) struct Regs {
 impl Regs {
     pub(crate) fn of(state: &VcpuState) -> Self {
         let regs = state.regs();
-        Self { pc: regs.rip, mix: regs.rax, temp: regs.rbx, steps: regs.r15 }
+        Self {
+            pc: regs.rip,
+            mix: regs.rax,
+            temp: regs.rbx,
+            steps: regs.r15,
+        }
     }
 
     pub(crate) fn put(self, state: &mut VcpuState) {
@@ -55,7 +60,9 @@ impl Regs {
     }
 
     fn advance(&mut self, mixed: u64) {
-        self.mix = (self.mix ^ mixed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        self.mix = (self.mix ^ mixed)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(23);
         self.pc += 1;
         self.steps += 1;
     }
@@ -69,7 +76,9 @@ pub(crate) trait Memory {
 
 /// Does one instruction; the exit if it accesses a device. A load is done by [`finish_read`].
 pub(crate) fn step(program: &[Op], regs: &mut Regs, memory: &mut impl Memory) -> Option<RawExit> {
-    let Some(&op) = program.get(regs.pc as usize) else { return Some(RawExit::Halt) };
+    let Some(&op) = program.get(regs.pc as usize) else {
+        return Some(RawExit::Halt);
+    };
     let space = Space::Mmio;
     match op {
         Op::Load(address) => regs.advance(memory.load(address)),
@@ -102,12 +111,21 @@ pub(crate) fn step(program: &[Op], regs: &mut Regs, memory: &mut impl Memory) ->
         Op::Await(address, least) if memory.load(address) < least => regs.steps += 1,
         Op::Await(..) => regs.advance(0),
         Op::Read(offset) | Op::ReadTo(offset, _) => {
-            return Some(RawExit::Read { space, address: DEVICE_PAGE + offset, size: 8 });
+            return Some(RawExit::Read {
+                space,
+                address: DEVICE_PAGE + offset,
+                size: 8,
+            });
         }
         Op::Write(offset, address) => {
             let value = address.unwrap_or(regs.mix);
             regs.advance(0);
-            return Some(RawExit::Write { space, address: DEVICE_PAGE + offset, size: 8, value });
+            return Some(RawExit::Write {
+                space,
+                address: DEVICE_PAGE + offset,
+                size: 8,
+                value,
+            });
         }
     }
     None
@@ -141,7 +159,10 @@ pub(crate) fn descriptors(vcpu: u64) -> [u64; 2] {
 
 /// Buffers of the same, in the shared pages.
 pub(crate) fn buffers(vcpu: u64) -> [u64; 2] {
-    [SHARED + vcpu % SHARED_PAGES * PAGE + 128, SHARED + (vcpu + 1) % SHARED_PAGES * PAGE]
+    [
+        SHARED + vcpu % SHARED_PAGES * PAGE + 128,
+        SHARED + (vcpu + 1) % SHARED_PAGES * PAGE,
+    ]
 }
 
 /// Bytes of each buffer.
@@ -188,15 +209,25 @@ fn random_op(rng: &mut Rng, vcpu: u64, mix: Mix, ops: &mut Vec<Op>) {
             let lock = rng.below(LOCK_COUNT);
             let word = GUARDED + lock * PAGE;
             let lock = LOCKS + lock * PAGE;
-            ops.extend([Op::Lock(lock), Op::Take(word), Op::Put(word), Op::Unlock(lock)]);
+            ops.extend([
+                Op::Lock(lock),
+                Op::Take(word),
+                Op::Put(word),
+                Op::Unlock(lock),
+            ]);
         }
-        40 => ops.push(Op::Read([register::CLOCK, register::RANDOM][rng.below(2) as usize])),
+        40 => ops.push(Op::Read(
+            [register::CLOCK, register::RANDOM][rng.below(2) as usize],
+        )),
         41 => {
             let fresh = FRESH + vcpu * FRESH_BYTES + ops.len() as u64 * PAGE % FRESH_BYTES;
             let target = [shared, own, fresh][rng.below(3) as usize];
             ops.extend([Op::Load(target), Op::ReadTo(register::RANDOM, target)]);
         }
-        42 => ops.push(Op::Write([register::MARK, register::YIELD][rng.below(2) as usize], None)),
+        42 => ops.push(Op::Write(
+            [register::MARK, register::YIELD][rng.below(2) as usize],
+            None,
+        )),
         _ => {
             let which = rng.below(2) as usize;
             let register = [register::INPUT, register::OUTPUT][which];

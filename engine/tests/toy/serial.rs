@@ -19,7 +19,10 @@ fn random_programs_are_serializable() {
         squashes += stats.squashes;
         digests += stats.digests;
     }
-    assert!(squashes > 100, "no contention to speak of: {squashes} squashes");
+    assert!(
+        squashes > 100,
+        "no contention to speak of: {squashes} squashes"
+    );
     assert!(digests > 100, "{digests} digests");
 }
 
@@ -27,10 +30,20 @@ fn random_programs_are_serializable() {
 #[test]
 fn squashes_leave_no_trace() {
     for seed in 0..30 {
-        let faults = Faults { squash_every: 2 + seed % 3, ..Faults::default() };
-        let setup = Setup { faults, ..Setup::new(seed) };
+        let faults = Faults {
+            squash_every: 2 + seed % 3,
+            ..Faults::default()
+        };
+        let setup = Setup {
+            faults,
+            ..Setup::new(seed)
+        };
         let stats = run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        assert!(stats.squashes > 20, "seed {seed}: {} squashes", stats.squashes);
+        assert!(
+            stats.squashes > 20,
+            "seed {seed}: {} squashes",
+            stats.squashes
+        );
     }
 }
 
@@ -38,11 +51,26 @@ fn squashes_leave_no_trace() {
 #[test]
 fn adversarial_conflicts_make_progress() {
     for seed in 0..4 {
-        let faults = Faults { squash_every: 1, ..Faults::default() };
-        let mix = Mix { stretches: 2, ops: 15, devices: true };
-        let setup = Setup { faults, mix, squashes_before_exclusive: 2, ..Setup::new(seed) };
+        let faults = Faults {
+            squash_every: 1,
+            ..Faults::default()
+        };
+        let mix = Mix {
+            stretches: 2,
+            ops: 15,
+            devices: true,
+        };
+        let setup = Setup {
+            faults,
+            mix,
+            squashes_before_exclusive: 2,
+            ..Setup::new(seed)
+        };
         let stats = run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        assert_eq!(stats.exclusive_chunks, stats.chunks_by_vcpu.iter().sum::<u64>());
+        assert_eq!(
+            stats.exclusive_chunks,
+            stats.chunks_by_vcpu.iter().sum::<u64>()
+        );
         assert!(stats.squashes >= 2 * stats.exclusive_chunks);
     }
 }
@@ -50,8 +78,15 @@ fn adversarial_conflicts_make_progress() {
 #[test]
 fn a_full_ring_ends_the_chunk() {
     for seed in 0..6 {
-        let limits = Limits { ring: 3, cut_every: 1000 };
-        run(&Setup { limits, ..Setup::new(seed) }).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let limits = Limits {
+            ring: 3,
+            cut_every: 1000,
+        };
+        run(&Setup {
+            limits,
+            ..Setup::new(seed)
+        })
+        .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
 }
 
@@ -59,7 +94,10 @@ fn a_full_ring_ends_the_chunk() {
 #[test]
 fn few_held_pages_are_enough() {
     for seed in 0..6 {
-        let setup = Setup { held_pages_max: 4, ..Setup::new(seed) };
+        let setup = Setup {
+            held_pages_max: 4,
+            ..Setup::new(seed)
+        };
         run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
 }
@@ -68,12 +106,17 @@ fn few_held_pages_are_enough() {
 #[test]
 fn a_chunk_too_large_for_a_record_is_cut() {
     let pages = samsara_commitlog::Effects::PAGES_MAX as u64 + 2000;
-    let mut ops: Vec<Op> = (0..pages).map(|page| Op::Store((4 << 20) + page * 4096)).collect();
+    let mut ops: Vec<Op> = (0..pages)
+        .map(|page| Op::Store((4 << 20) + page * 4096))
+        .collect();
     ops.push(Op::Write(register::HALT, None));
     let programs: Vec<Arc<[Op]>> = vec![ops.into()];
     let setup = Setup {
         vcpus: 1,
-        limits: Limits { ring: 1 << 16, cut_every: u64::MAX },
+        limits: Limits {
+            ring: 1 << 16,
+            cut_every: u64::MAX,
+        },
         held_pages_max: 16000,
         chunk_max: Duration::from_secs(4),
         ..Setup::new(1)
@@ -100,11 +143,17 @@ fn pausing_and_carrying_on_elsewhere() {
             let before = machine.seq();
             let frames = snapshot(machine);
             std::thread::sleep(Duration::from_millis(3));
-            assert_eq!(machine.seq(), before, "a commit while everything stands still");
+            assert_eq!(
+                machine.seq(),
+                before,
+                "a commit while everything stands still"
+            );
             frames
         });
         run.wait().unwrap();
-        let (consumer, _) = run.check().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let (consumer, _) = run
+            .check()
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         check_end(consumer.machine().unwrap(), &programs).unwrap();
         carry_on(&setup, &programs, &copy);
     }
@@ -124,9 +173,17 @@ fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {
 
 /// Each mistake is noticed: the history is not serializable, or the machine does not end.
 fn noticed(mistake: Mistake, squash_every: u64) {
-    let faults = Faults { mistake: Some(mistake), unchecked: true, squash_every };
+    let faults = Faults {
+        mistake: Some(mistake),
+        unchecked: true,
+        squash_every,
+    };
     let found = (0..200).find_map(|seed| {
-        let setup = Setup { faults, patience: Duration::from_secs(2), ..Setup::new(seed) };
+        let setup = Setup {
+            faults,
+            patience: Duration::from_secs(2),
+            ..Setup::new(seed)
+        };
         run(&setup).err().map(|error| (seed, error))
     });
     let (seed, error) = found.unwrap_or_else(|| panic!("{mistake:?} goes unnoticed"));
@@ -167,7 +224,16 @@ fn registers_that_a_squash_leaves_are_noticed() {
 #[test]
 #[cfg(debug_assertions)]
 fn a_stale_start_stops_the_machine() {
-    let faults = Faults { mistake: Some(Mistake::SkipSettle), ..Faults::default() };
-    let found = (0..200).find_map(|seed| run(&Setup { faults, ..Setup::new(seed) }).err());
+    let faults = Faults {
+        mistake: Some(Mistake::SkipSettle),
+        ..Faults::default()
+    };
+    let found = (0..200).find_map(|seed| {
+        run(&Setup {
+            faults,
+            ..Setup::new(seed)
+        })
+        .err()
+    });
     assert!(found.is_some_and(|error| error.contains("broken invariant")));
 }

@@ -32,11 +32,16 @@ impl Outside for World {
     fn committed(&self, _: CommitSeq, items: Vec<Item>, outputs: Vec<Output>) {
         let mut all = self.items.lock().unwrap();
         let mut outputs = Some(outputs);
-        all.extend(items.into_iter().map(|item| (item, outputs.take().unwrap_or_default())));
+        all.extend(
+            items
+                .into_iter()
+                .map(|item| (item, outputs.take().unwrap_or_default())),
+        );
     }
 
     fn read_input(&self, offset: u64, bytes: usize) -> std::io::Result<Bytes> {
-        let words = (0..bytes.min(program::BUFFER_BYTES as usize) / 8).map(|word| offset + word as u64);
+        let words =
+            (0..bytes.min(program::BUFFER_BYTES as usize) / 8).map(|word| offset + word as u64);
         Ok(words.flat_map(u64::to_le_bytes).collect())
     }
 
@@ -69,8 +74,15 @@ impl Setup {
         Self {
             seed,
             vcpus: [2, 3, 4][seed as usize % 3],
-            mix: Mix { stretches: 3, ops: 60, devices: true },
-            limits: Limits { ring: 1 << 16, cut_every: 40 },
+            mix: Mix {
+                stretches: 3,
+                ops: 60,
+                devices: true,
+            },
+            limits: Limits {
+                ring: 1 << 16,
+                cut_every: 40,
+            },
             faults: Faults::default(),
             squashes_before_exclusive: 4,
             held_pages_max: 0,
@@ -111,7 +123,11 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn start(setup: &Setup, programs: Vec<Arc<[Op]>>) -> Self {
-        let memory_bytes = if setup.held_pages_max > 4096 { 128 << 20 } else { 16 << 20 };
+        let memory_bytes = if setup.held_pages_max > 4096 {
+            128 << 20
+        } else {
+            16 << 20
+        };
         let shape = Shape::new(setup.vcpus, memory_bytes).unwrap();
         let image = Arc::new(Image::new(shape).unwrap());
         for (address, value) in boot_words(setup.vcpus) {
@@ -131,7 +147,10 @@ impl Run {
             (view, cpu)
         });
         let toys = toys.collect();
-        let (world, stats) = (Arc::new(World::default()), Arc::new(Stats::new(setup.vcpus)));
+        let (world, stats) = (
+            Arc::new(World::default()),
+            Arc::new(Stats::new(setup.vcpus)),
+        );
         let outside = Arc::clone(&world) as Arc<dyn Outside>;
         let recorder = Recorder::start_on(
             toys,
@@ -142,7 +161,14 @@ impl Run {
             setup.settings(),
         );
         let patience = setup.patience;
-        Self { world, recorder: recorder.unwrap(), stats, programs, snapshot, patience }
+        Self {
+            world,
+            recorder: recorder.unwrap(),
+            stats,
+            programs,
+            snapshot,
+            patience,
+        }
     }
 
     pub(crate) fn commits(&self) -> usize {
@@ -185,15 +211,21 @@ impl Run {
                     follow(&mut model, &mut consumer, &record, &outputs)?;
                 }
                 Item::Record(record) => {
-                    consumer.frame(&Frame::Record(record)).map_err(|error| error.to_string())?;
+                    consumer
+                        .frame(&Frame::Record(record))
+                        .map_err(|error| error.to_string())?;
                 }
                 Item::Digest(digest) => {
-                    consumer.frame(&Frame::Digest(digest)).map_err(|error| error.to_string())?;
+                    consumer
+                        .frame(&Frame::Digest(digest))
+                        .map_err(|error| error.to_string())?;
                 }
             }
         }
         let last = self.recorder.paused(Machine::digest);
-        consumer.frame(&Frame::Digest(last)).map_err(|error| error.to_string())?;
+        consumer
+            .frame(&Frame::Digest(last))
+            .map_err(|error| error.to_string())?;
         if is_fresh {
             model.check_memory(consumer.machine().unwrap())?;
         }
@@ -211,14 +243,24 @@ fn follow(
         model.check_output(vcpu, outputs)?;
     }
     model.follow(record, consumer.machine().unwrap())?;
-    let same = consumer.frame(&Frame::Record(record.clone())).map_err(|error| error.to_string())?;
-    if same == outputs { Ok(()) } else { Err(format!("commit {}: other outputs", record.seq)) }
+    let same = consumer
+        .frame(&Frame::Record(record.clone()))
+        .map_err(|error| error.to_string())?;
+    if same == outputs {
+        Ok(())
+    } else {
+        Err(format!("commit {}: other outputs", record.seq))
+    }
 }
 
 /// A machine as frames.
 pub(crate) fn snapshot(machine: &mut Machine) -> Vec<Frame> {
     let mut frames = vec![Frame::SnapshotStart(machine.snapshot_start())];
-    frames.extend(machine.snapshot_pages().map(|piece| Frame::SnapshotPages(piece.unwrap())));
+    frames.extend(
+        machine
+            .snapshot_pages()
+            .map(|piece| Frame::SnapshotPages(piece.unwrap())),
+    );
     frames.push(Frame::SnapshotEnd(machine.digest()));
     frames
 }
@@ -226,10 +268,14 @@ pub(crate) fn snapshot(machine: &mut Machine) -> Vec<Frame> {
 fn boot_words(vcpus: u8) -> Vec<(u64, u64)> {
     let mut words = Vec::new();
     for vcpu in 0..u64::from(vcpus) {
-        for (descriptor, buffer) in
-            program::descriptors(vcpu).into_iter().zip(program::buffers(vcpu))
+        for (descriptor, buffer) in program::descriptors(vcpu)
+            .into_iter()
+            .zip(program::buffers(vcpu))
         {
-            words.extend([(descriptor, buffer), (descriptor + 8, program::BUFFER_BYTES)]);
+            words.extend([
+                (descriptor, buffer),
+                (descriptor + 8, program::BUFFER_BYTES),
+            ]);
         }
     }
     words
@@ -252,11 +298,15 @@ pub(crate) fn check_end(machine: &Machine, programs: &[Arc<[Op]>]) -> Result<(),
     }
     for word in program::guarded() {
         let puts = programs.iter().flat_map(|program| program.iter());
-        let expected = puts.filter(|op| matches!(op, Op::Put(at) if *at == word)).count() as u64;
+        let expected = puts
+            .filter(|op| matches!(op, Op::Put(at) if *at == word))
+            .count() as u64;
         let mut found = [0; 8];
         machine.image().read(Gpa(word), &mut found).unwrap();
         if u64::from_le_bytes(found) != expected {
-            return Err(format!("{word:#x}: {found:?} for {expected} increments under a lock"));
+            return Err(format!(
+                "{word:#x}: {found:?} for {expected} increments under a lock"
+            ));
         }
     }
     Ok(())

@@ -49,7 +49,9 @@ pub fn boot(
     params: &str,
 ) -> Result<Vec<VcpuState>, BootError> {
     if params.len() > PARAMS_MAX || params.contains('\0') {
-        return Err(BootError::Params { bytes: params.len() });
+        return Err(BootError::Params {
+            bytes: params.len(),
+        });
     }
     let placement = Placement::new(image.layout(), vcpu_count);
     program.check_fit(image.layout(), placement.program_end)?;
@@ -96,8 +98,15 @@ fn enter(state: &mut VcpuState, index: VcpuIndex, host: &Host, placement: &Place
     set_segments(&mut sregs, index);
     state.set_sregs(&sregs);
     if xcr0 != 0 {
-        let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        registers.xcrs[0] = kvm_xcr { xcr: 0, value: xcr0, ..Default::default() };
+        let mut registers = kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        registers.xcrs[0] = kvm_xcr {
+            xcr: 0,
+            value: xcr0,
+            ..Default::default()
+        };
         state.set_xcrs(&registers);
     }
 }
@@ -112,9 +121,25 @@ fn set_segments(sregs: &mut kvm_sregs, index: VcpuIndex) {
         g: 1,
         ..Default::default()
     };
-    sregs.cs = kvm_segment { selector: tables::USER_CODE, type_: 0xb, l: 1, ..flat };
-    let data = kvm_segment { selector: tables::USER_DATA, type_: 0x3, db: 1, ..flat };
-    for segment in [&mut sregs.ss, &mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs] {
+    sregs.cs = kvm_segment {
+        selector: tables::USER_CODE,
+        type_: 0xb,
+        l: 1,
+        ..flat
+    };
+    let data = kvm_segment {
+        selector: tables::USER_DATA,
+        type_: 0x3,
+        db: 1,
+        ..flat
+    };
+    for segment in [
+        &mut sregs.ss,
+        &mut sregs.ds,
+        &mut sregs.es,
+        &mut sregs.fs,
+        &mut sregs.gs,
+    ] {
         *segment = data;
     }
     sregs.tr = kvm_segment {
@@ -125,5 +150,9 @@ fn set_segments(sregs: &mut kvm_sregs, index: VcpuIndex) {
         present: 1,
         ..Default::default()
     };
-    sregs.ldt = kvm_segment { unusable: 1, type_: 2, ..Default::default() };
+    sregs.ldt = kvm_segment {
+        unusable: 1,
+        type_: 2,
+        ..Default::default()
+    };
 }

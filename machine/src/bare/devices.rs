@@ -113,7 +113,9 @@ impl BareDevices {
 
     /// What a load from a device register gives. Changes nothing.
     pub fn read_value(&self, exit: &Exit, time: GuestTime) -> u64 {
-        let &Exit::Read { address, input, .. } = exit else { return 0 };
+        let &Exit::Read { address, input, .. } = exit else {
+            return 0;
+        };
         match address.wrapping_sub(DEVICE_PAGE) {
             CONSOLE => self.console.front().map_or(u64::MAX, |&byte| byte.into()),
             CLOCK => time.0,
@@ -127,26 +129,37 @@ impl BareDevices {
     pub fn exit(&mut self, vcpu: VcpuIndex, exit: &Exit, image: &Image) -> Effect {
         match exit {
             Exit::Cut => Effect::default(),
-            &Exit::Write { space, address, size, value } => {
-                match check_access(vcpu, "write", space, address, size) {
-                    Ok(offset) => self.write(vcpu, offset, value, image),
-                    Err(fault) => fault_effect(fault),
-                }
-            }
-            &Exit::Read { space, address, size, .. } => {
-                match check_access(vcpu, "read", space, address, size) {
-                    Ok(offset) => self.read(vcpu, offset),
-                    Err(fault) => fault_effect(fault),
-                }
-            }
-            Exit::Exception { vector, error_code, rip, cr2 } => fault_effect(format!(
+            &Exit::Write {
+                space,
+                address,
+                size,
+                value,
+            } => match check_access(vcpu, "write", space, address, size) {
+                Ok(offset) => self.write(vcpu, offset, value, image),
+                Err(fault) => fault_effect(fault),
+            },
+            &Exit::Read {
+                space,
+                address,
+                size,
+                ..
+            } => match check_access(vcpu, "read", space, address, size) {
+                Ok(offset) => self.read(vcpu, offset),
+                Err(fault) => fault_effect(fault),
+            },
+            Exit::Exception {
+                vector,
+                error_code,
+                rip,
+                cr2,
+            } => fault_effect(format!(
                 "vCPU {vcpu}: exception {vector} ({}), error code {error_code:#x}, RIP {rip:#x}, \
                  CR2 {cr2:#x}",
                 exception_name(*vector)
             )),
-            Exit::Fatal { rip, reason } => {
-                fault_effect(format!("vCPU {vcpu}: cannot go on at RIP {rip:#x}: {reason}"))
-            }
+            Exit::Fatal { rip, reason } => fault_effect(format!(
+                "vCPU {vcpu}: cannot go on at RIP {rip:#x}: {reason}"
+            )),
         }
     }
 
@@ -156,7 +169,11 @@ impl BareDevices {
                 self.console.pop_front();
             }
             CLOCK | RANDOM | MARK => {}
-            _ => return fault_effect(format!("vCPU {vcpu}: read of device register {offset:#x}, which cannot be read")),
+            _ => {
+                return fault_effect(format!(
+                    "vCPU {vcpu}: read of device register {offset:#x}, which cannot be read"
+                ));
+            }
         }
         Effect::default()
     }
@@ -165,7 +182,11 @@ impl BareDevices {
         let mut effect = Effect::default();
         match offset {
             CONSOLE => effect.console = Some(Bytes::copy_from_slice(&[value as u8])),
-            EXIT => effect.ended = Some(Ended::Exit { status: value as u8 }),
+            EXIT => {
+                effect.ended = Some(Ended::Exit {
+                    status: value as u8,
+                });
+            }
             YIELD => {}
             MARK => self.mark = value,
             HALT => {
@@ -175,8 +196,11 @@ impl BareDevices {
                 }
             }
             INPUT | OUTPUT => {
-                let operation =
-                    if offset == INPUT { Operation::Input } else { Operation::Output };
+                let operation = if offset == INPUT {
+                    Operation::Input
+                } else {
+                    Operation::Output
+                };
                 match Pending::start(operation, Gpa(value), vcpu, image) {
                     Ok(pending) => self.pending[usize::from(vcpu.0)] = Some(pending),
                     Err(fault) => return fault_effect(fault),
@@ -231,7 +255,9 @@ impl BareDevices {
         if !bytes.is_empty() {
             effect.dma.push((pending.buffer, bytes.clone()));
         }
-        effect.dma.push((pending.done_address(), Bytes::copy_from_slice(&done)));
+        effect
+            .dma
+            .push((pending.done_address(), Bytes::copy_from_slice(&done)));
         Ok(effect)
     }
 
@@ -247,7 +273,9 @@ impl BareDevices {
         let mut effect = Effect::default();
         if pending.moved == pending.bytes {
             let done = pending.moved.to_le_bytes();
-            effect.dma.push((pending.done_address(), Bytes::copy_from_slice(&done)));
+            effect
+                .dma
+                .push((pending.done_address(), Bytes::copy_from_slice(&done)));
             *slot = None;
         } else {
             *slot = Some(pending);
@@ -261,7 +289,12 @@ impl BareDevices {
     /// The state as bytes, for snapshots and digests.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        for word in [self.mark, self.input_offset, self.halted.into(), self.console.len() as u64] {
+        for word in [
+            self.mark,
+            self.input_offset,
+            self.halted.into(),
+            self.console.len() as u64,
+        ] {
             out.put_u64_le(word);
         }
         let (front, back) = self.console.as_slices();
@@ -276,7 +309,12 @@ impl BareDevices {
                 Operation::Input => 1,
                 Operation::Output => 2,
             });
-            for word in [pending.descriptor.0, pending.buffer.0, pending.bytes, pending.moved] {
+            for word in [
+                pending.descriptor.0,
+                pending.buffer.0,
+                pending.bytes,
+                pending.moved,
+            ] {
                 out.put_u64_le(word);
             }
         }
@@ -302,7 +340,13 @@ impl BareDevices {
         if !rest.is_empty() {
             return Err(damaged);
         }
-        Ok(Self { mark, input_offset, halted, console, pending })
+        Ok(Self {
+            mark,
+            input_offset,
+            halted,
+            console,
+            pending,
+        })
     }
 }
 
@@ -320,7 +364,17 @@ fn decode_pending(rest: &mut Bytes, image: &Image) -> Result<Option<Pending>, ()
     let fits = layout.offset_of(descriptor, 24).is_some()
         && (bytes == 0 || layout.offset_of(buffer, bytes).is_some())
         && moved <= bytes;
-    if fits { Ok(Some(Pending { operation, descriptor, buffer, bytes, moved })) } else { Err(()) }
+    if fits {
+        Ok(Some(Pending {
+            operation,
+            descriptor,
+            buffer,
+            bytes,
+            moved,
+        }))
+    } else {
+        Err(())
+    }
 }
 
 /// The register of an access that the contract allows.
@@ -348,7 +402,10 @@ fn check_access(
 }
 
 fn fault_effect(message: String) -> Effect {
-    Effect { ended: Some(Ended::Fault { message }), ..Effect::default() }
+    Effect {
+        ended: Some(Ended::Fault { message }),
+        ..Effect::default()
+    }
 }
 
 fn exception_name(vector: u8) -> &'static str {

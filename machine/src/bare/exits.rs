@@ -42,13 +42,34 @@ pub fn interpret(
 ) -> Exit {
     match *raw {
         RawExit::Cut | RawExit::RingFull => Exit::Cut,
-        RawExit::Write { space: Space::Port, address, .. } if address == u64::from(EXCEPTION_PORT) => {
-            exception(state, memory)
-        }
-        RawExit::Write { space, address, size, value } => Exit::Write { space, address, size, value },
-        RawExit::Read { space, address, size } => {
+        RawExit::Write {
+            space: Space::Port,
+            address,
+            ..
+        } if address == u64::from(EXCEPTION_PORT) => exception(state, memory),
+        RawExit::Write {
+            space,
+            address,
+            size,
+            value,
+        } => Exit::Write {
+            space,
+            address,
+            size,
+            value,
+        },
+        RawExit::Read {
+            space,
+            address,
+            size,
+        } => {
             let is_random = address == super::devices::DEVICE_PAGE + super::register::RANDOM;
-            Exit::Read { space, address, size, input: is_random.then(random) }
+            Exit::Read {
+                space,
+                address,
+                size,
+                input: is_random.then(random),
+            }
         }
         RawExit::Halt => fatal(state, "HLT outside an exception handler".into()),
         RawExit::Fatal(ref reason) => fatal(state, reason.clone()),
@@ -56,7 +77,10 @@ pub fn interpret(
 }
 
 fn fatal(state: &VcpuState, reason: String) -> Exit {
-    Exit::Fatal { rip: state.regs().rip, reason }
+    Exit::Fatal {
+        rip: state.regs().rip,
+        reason,
+    }
 }
 
 /// Reads what the stub left on the exception stack: vector, error code, RIP.
@@ -72,5 +96,10 @@ fn exception(state: &VcpuState, memory: Seen<'_>) -> Exit {
     });
     let mut next = || words.next().unwrap_or_default();
     let (vector, error_code, rip) = (next(), next(), next());
-    Exit::Exception { vector: vector as u8, error_code, rip, cr2: state.sregs().cr2 }
+    Exit::Exception {
+        vector: vector as u8,
+        error_code,
+        rip,
+        cr2: state.sregs().cr2,
+    }
 }

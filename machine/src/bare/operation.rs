@@ -71,7 +71,13 @@ impl Pending {
                 "vCPU {vcpu}: {name} buffer of {asked} bytes at {buffer} is outside guest memory"
             ));
         }
-        Ok(Self { operation, descriptor, buffer, bytes, moved: 0 })
+        Ok(Self {
+            operation,
+            descriptor,
+            buffer,
+            bytes,
+            moved: 0,
+        })
     }
 
     /// The most bytes that the next step of this operation moves.

@@ -51,18 +51,31 @@ pub struct Program {
 impl Program {
     /// Reads and checks a file.
     pub fn open(path: &Path) -> Result<Self, ProgramError> {
-        let unreadable = |source| ProgramError::Read { path: path.into(), source };
+        let unreadable = |source| ProgramError::Read {
+            path: path.into(),
+            source,
+        };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        let unfit = |problem: String| ProgramError::Unfit { path: path.into(), problem };
+        let unfit = |problem: String| ProgramError::Unfit {
+            path: path.into(),
+            problem,
+        };
         if !metadata.is_file() {
-            return Err(unfit("is not a regular file; vm.program names an ELF64 program".into()));
+            return Err(unfit(
+                "is not a regular file; vm.program names an ELF64 program".into(),
+            ));
         }
         if metadata.len() > FILE_BYTES_MAX {
             return Err(unfit(format!("is larger than {FILE_BYTES_MAX} bytes")));
         }
         let file = std::fs::read(path).map_err(unreadable)?;
         let (entry, segments) = parse(&file).map_err(unfit)?;
-        Ok(Self { path: path.into(), file, entry, segments })
+        Ok(Self {
+            path: path.into(),
+            file,
+            entry,
+            segments,
+        })
     }
 
     /// The address of the first instruction.
@@ -102,7 +115,10 @@ impl Program {
     }
 
     fn unfit(&self, problem: String) -> ProgramError {
-        ProgramError::Unfit { path: self.path.clone(), problem }
+        ProgramError::Unfit {
+            path: self.path.clone(),
+            problem,
+        }
     }
 }
 
@@ -119,12 +135,19 @@ fn parse(file: &[u8]) -> Result<(u64, Vec<ProgramHeader>), String> {
         .map_err(|error| format!("is a damaged ELF file: {error}"))?;
     let header = &elf.ehdr;
     if header.e_machine != abi::EM_X86_64 {
-        return Err(format!("is for another machine (ELF machine {})", header.e_machine));
+        return Err(format!(
+            "is for another machine (ELF machine {})",
+            header.e_machine
+        ));
     }
     if header.e_type != abi::ET_EXEC {
-        return Err("is not a fixed-address executable (ET_EXEC); link it with -static -no-pie".into());
+        return Err(
+            "is not a fixed-address executable (ET_EXEC); link it with -static -no-pie".into(),
+        );
     }
-    let table = elf.segments().ok_or("has no program headers, so nothing to load")?;
+    let table = elf
+        .segments()
+        .ok_or("has no program headers, so nothing to load")?;
     let mut segments = Vec::new();
     for segment in table.iter() {
         check_segment(&segment, file.len() as u64)?;
@@ -137,7 +160,10 @@ fn parse(file: &[u8]) -> Result<(u64, Vec<ProgramHeader>), String> {
         (segment.p_paddr..segment.p_paddr + segment.p_memsz).contains(&header.e_entry)
     });
     if !has_entry {
-        return Err(format!("its entry point {:#x} is in no segment that is loaded", header.e_entry));
+        return Err(format!(
+            "its entry point {:#x} is in no segment that is loaded",
+            header.e_entry
+        ));
     }
     Ok((header.e_entry, segments))
 }

@@ -50,8 +50,9 @@ pub(super) struct Placement {
 impl Placement {
     pub(super) fn new(layout: Layout, vcpu_count: u8) -> Self {
         let mut top = Descending { next: layout.end() };
-        let stack_tops =
-            (0..vcpu_count).map(|_| top.take(STACK_BYTES) + STACK_BYTES).collect();
+        let stack_tops = (0..vcpu_count)
+            .map(|_| top.take(STACK_BYTES) + STACK_BYTES)
+            .collect();
         let needed = IdentityMap::new(layout).tables.len() as u64;
         let low = (LOW_TABLES..LOW_TABLES_END).step_by(PAGE_BYTES);
         let tables = if needed <= low.clone().count() as u64 {
@@ -59,7 +60,11 @@ impl Placement {
         } else {
             (0..needed).map(|_| top.take(PAGE)).collect()
         };
-        Self { stack_tops, tables, program_end: Gpa(top.next) }
+        Self {
+            stack_tops,
+            tables,
+            program_end: Gpa(top.next),
+        }
     }
 
     pub(super) fn root(&self) -> u64 {
@@ -120,8 +125,12 @@ impl IdentityMap {
 /// Writes the identity map of all guest memory, with the device page.
 pub(super) fn write_page_tables(image: &Image, placement: &Placement) -> Result<(), MemoryError> {
     let map = IdentityMap::new(image.layout());
-    let places: HashMap<(u32, u64), u64> =
-        map.tables.iter().copied().zip(placement.tables.iter().copied()).collect();
+    let places: HashMap<(u32, u64), u64> = map
+        .tables
+        .iter()
+        .copied()
+        .zip(placement.tables.iter().copied())
+        .collect();
     for (&(level, start), &table) in map.tables.iter().zip(&placement.tables) {
         let step = PAGE << (9 * (level - 1));
         let mut page = [0u8; PAGE_BYTES];
@@ -130,7 +139,9 @@ pub(super) fn write_page_tables(image: &Image, placement: &Placement) -> Result<
             let value = if level == 1 {
                 map.leaf(address)
             } else {
-                places.get(&(level - 1, address)).map_or(0, |next| next | TABLE)
+                places
+                    .get(&(level - 1, address))
+                    .map_or(0, |next| next | TABLE)
             };
             entry.copy_from_slice(&value.to_le_bytes());
         }
@@ -235,7 +246,10 @@ mod tests {
     use samsara_commitlog::Shape;
 
     fn layout(mib: u64) -> Layout {
-        Layout::new(Shape { vcpu_count: 16, memory_bytes: mib << 20 })
+        Layout::new(Shape {
+            vcpu_count: 16,
+            memory_bytes: mib << 20,
+        })
     }
 
     #[test]
@@ -252,10 +266,17 @@ mod tests {
             let layout = layout(mib);
             let placement = Placement::new(layout, 16);
             for &table in &placement.tables {
-                assert!(layout.offset_of(Gpa(table), PAGE).is_some(), "{mib} MiB: {table:#x}");
+                assert!(
+                    layout.offset_of(Gpa(table), PAGE).is_some(),
+                    "{mib} MiB: {table:#x}"
+                );
             }
             for &top in &placement.stack_tops {
-                assert!(layout.offset_of(Gpa(top - STACK_BYTES), STACK_BYTES).is_some());
+                assert!(
+                    layout
+                        .offset_of(Gpa(top - STACK_BYTES), STACK_BYTES)
+                        .is_some()
+                );
                 assert_eq!(top % 16, 0);
             }
             assert!(placement.program_end.0 > 2 << 20);

@@ -37,7 +37,11 @@ pub enum Restore {
 
 impl Vcpu {
     pub(super) fn request_sync_registers(&mut self) {
-        for register in [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents] {
+        for register in [
+            SyncReg::Register,
+            SyncReg::SystemRegister,
+            SyncReg::VcpuEvents,
+        ] {
             self.fd.set_sync_valid_reg(register);
         }
     }
@@ -45,8 +49,18 @@ impl Vcpu {
     /// Captures the state into `state`, which must have this vCPU's MSRs.
     pub fn capture(&self, state: &mut VcpuState) -> Result<(), KvmError> {
         if self.restored {
-            state.set_regs(&self.fd.get_regs().map_err(KvmError::request("KVM_GET_REGS"))?);
-            state.set_sregs(&self.fd.get_sregs().map_err(KvmError::request("KVM_GET_SREGS"))?);
+            state.set_regs(
+                &self
+                    .fd
+                    .get_regs()
+                    .map_err(KvmError::request("KVM_GET_REGS"))?,
+            );
+            state.set_sregs(
+                &self
+                    .fd
+                    .get_sregs()
+                    .map_err(KvmError::request("KVM_GET_SREGS"))?,
+            );
             let events = self.fd.get_vcpu_events();
             state.set_events(&events.map_err(KvmError::request("KVM_GET_VCPU_EVENTS"))?);
         } else {
@@ -55,11 +69,20 @@ impl Vcpu {
             state.set_sregs(&sync.sregs);
             state.set_events(&sync.events);
         }
-        let debug = self.fd.get_debug_regs().map_err(KvmError::request("KVM_GET_DEBUGREGS"))?;
+        let debug = self
+            .fd
+            .get_debug_regs()
+            .map_err(KvmError::request("KVM_GET_DEBUGREGS"))?;
         state.set_debug_regs(&debug);
-        let xcrs = self.fd.get_xcrs().map_err(KvmError::request("KVM_GET_XCRS"))?;
+        let xcrs = self
+            .fd
+            .get_xcrs()
+            .map_err(KvmError::request("KVM_GET_XCRS"))?;
         state.set_xcrs(&xcrs);
-        let xsave = self.fd.get_xsave().map_err(KvmError::request("KVM_GET_XSAVE"))?;
+        let xsave = self
+            .fd
+            .get_xsave()
+            .map_err(KvmError::request("KVM_GET_XSAVE"))?;
         state.set_xsave(&XsaveArea::from_kvm(&xsave));
         self.capture_msrs(state)
     }
@@ -70,9 +93,14 @@ impl Vcpu {
         let is_here = |entry: &&mut kvm_msr_entry| self.msr_indices.contains(&entry.index);
         let mut here: Vec<&mut kvm_msr_entry> = all.iter_mut().filter(is_here).collect();
         let mut msrs = entries(&here.iter().map(|entry| **entry).collect::<Vec<_>>())?;
-        let read = self.fd.get_msrs(&mut msrs).map_err(KvmError::request("KVM_GET_MSRS"))?;
+        let read = self
+            .fd
+            .get_msrs(&mut msrs)
+            .map_err(KvmError::request("KVM_GET_MSRS"))?;
         if read != here.len() {
-            return Err(KvmError::Missing("an MSR that it had when the vCPU was made"));
+            return Err(KvmError::Missing(
+                "an MSR that it had when the vCPU was made",
+            ));
         }
         for (entry, value) in here.iter_mut().zip(msrs.as_slice()) {
             **entry = *value;
@@ -83,18 +111,28 @@ impl Vcpu {
 
     /// Restores a state.
     pub fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
-        self.fd.set_xcrs(&state.xcrs()).map_err(KvmError::request("KVM_SET_XCRS"))?;
+        self.fd
+            .set_xcrs(&state.xcrs())
+            .map_err(KvmError::request("KVM_SET_XCRS"))?;
         let xsave = state.xsave().to_kvm();
         // SAFETY: the area has the 4096 bytes that KVM reads; features with larger states are not
         // offered to guests.
         unsafe { self.fd.set_xsave(&xsave) }.map_err(KvmError::request("KVM_SET_XSAVE"))?;
-        self.fd.set_sregs(&state.sregs()).map_err(KvmError::request("KVM_SET_SREGS"))?;
+        self.fd
+            .set_sregs(&state.sregs())
+            .map_err(KvmError::request("KVM_SET_SREGS"))?;
         self.restore_msrs(state, what)?;
         let debug = state.debug_regs();
-        self.fd.set_debug_regs(&debug).map_err(KvmError::request("KVM_SET_DEBUGREGS"))?;
-        self.fd.set_regs(&state.regs()).map_err(KvmError::request("KVM_SET_REGS"))?;
+        self.fd
+            .set_debug_regs(&debug)
+            .map_err(KvmError::request("KVM_SET_DEBUGREGS"))?;
+        self.fd
+            .set_regs(&state.regs())
+            .map_err(KvmError::request("KVM_SET_REGS"))?;
         let events = state.events();
-        self.fd.set_vcpu_events(&events).map_err(KvmError::request("KVM_SET_VCPU_EVENTS"))?;
+        self.fd
+            .set_vcpu_events(&events)
+            .map_err(KvmError::request("KVM_SET_VCPU_EVENTS"))?;
         self.restored = true;
         Ok(())
     }
@@ -109,7 +147,10 @@ impl Vcpu {
         let mut rest = wanted.as_slice();
         while !rest.is_empty() {
             let msrs = entries(rest)?;
-            let set = self.fd.set_msrs(&msrs).map_err(KvmError::request("KVM_SET_MSRS"))?;
+            let set = self
+                .fd
+                .set_msrs(&msrs)
+                .map_err(KvmError::request("KVM_SET_MSRS"))?;
             // KVM stops at one that it does not take; that one keeps this host's value.
             rest = &rest[(set + 1).min(rest.len())..];
         }

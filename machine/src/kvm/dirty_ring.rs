@@ -57,7 +57,12 @@ impl DirtyRing {
             what: "the dirty ring",
             source: io::Error::last_os_error(),
         })?;
-        Ok(Self { entries, next: 0, taken: 0, vm: vm.as_raw_fd() })
+        Ok(Self {
+            entries,
+            next: 0,
+            taken: 0,
+            vm: vm.as_raw_fd(),
+        })
     }
 
     /// Takes what is new in the ring.
@@ -77,12 +82,20 @@ impl DirtyRing {
             // SAFETY: as above.
             let offset = unsafe { (*entry).offset };
             flags.store(FLAG_HARVESTED, Ordering::Release);
-            let first = if slot as u16 == 0 { 0 } else { HOLE_START / PAGE_BYTES as u64 };
+            let first = if slot as u16 == 0 {
+                0
+            } else {
+                HOLE_START / PAGE_BYTES as u64
+            };
             page(PageIndex((first + offset) as u32));
             self.next = self.next.wrapping_add(1);
             self.taken += 1;
         }
-        if self.taken >= GIVE_BACK_AT { self.give_back() } else { Ok(()) }
+        if self.taken >= GIVE_BACK_AT {
+            self.give_back()
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives harvested entries back to KVM.
@@ -90,7 +103,10 @@ impl DirtyRing {
         // SAFETY: a request on our VM without pointers.
         if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
             let source = kvm_ioctls::Error::last();
-            return Err(KvmError::Request { request: "KVM_RESET_DIRTY_RINGS", source });
+            return Err(KvmError::Request {
+                request: "KVM_RESET_DIRTY_RINGS",
+                source,
+            });
         }
         self.taken = 0;
         Ok(())
@@ -103,4 +119,3 @@ impl Drop for DirtyRing {
         unsafe { libc::munmap(self.entries.as_ptr().cast(), RING_BYTES) };
     }
 }
-

@@ -74,11 +74,20 @@ impl Host {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::request("KVM_GET_SUPPORTED_CPUID"))?;
-        let list =
-            kvm.get_msr_index_list().map_err(KvmError::request("KVM_GET_MSR_INDEX_LIST"))?;
-        let msr_indices =
-            list.as_slice().iter().copied().filter(|&index| is_guest_state(index)).collect();
-        Ok(Self { kvm, cpuid, msr_indices })
+        let list = kvm
+            .get_msr_index_list()
+            .map_err(KvmError::request("KVM_GET_MSR_INDEX_LIST"))?;
+        let msr_indices = list
+            .as_slice()
+            .iter()
+            .copied()
+            .filter(|&index| is_guest_state(index))
+            .collect();
+        Ok(Self {
+            kvm,
+            cpuid,
+            msr_indices,
+        })
     }
 
     /// Whether written pages can be reported, which recording needs.
@@ -93,7 +102,11 @@ impl Host {
 impl Host {
     /// The state components that guests may enable, as XCR0 has them; 0 without XSAVE.
     pub(crate) fn supported_xcr0(&self) -> u64 {
-        let leaf = self.cpuid.as_slice().iter().find(|leaf| leaf.function == 0xd && leaf.index == 0);
+        let leaf = self
+            .cpuid
+            .as_slice()
+            .iter()
+            .find(|leaf| leaf.function == 0xd && leaf.index == 0);
         leaf.map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax))
     }
 }

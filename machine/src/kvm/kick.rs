@@ -44,7 +44,10 @@ fn install_handler() -> Result<(), KvmError> {
         let code = unsafe { libc::sigaction(signal_number(), &raw const action, ptr::null_mut()) };
         if code != 0 {
             let source = io::Error::last_os_error();
-            result = Err(KvmError::Signal { what: "the kick signal", source });
+            result = Err(KvmError::Signal {
+                what: "the kick signal",
+                source,
+            });
         }
     });
     result
@@ -60,7 +63,10 @@ pub struct Kicker {
 
 impl Kicker {
     pub(super) fn new() -> Self {
-        Self { thread: AtomicI32::new(0), requested: AtomicBool::new(false) }
+        Self {
+            thread: AtomicI32::new(0),
+            requested: AtomicBool::new(false),
+        }
     }
 
     /// Asks the vCPU to end its run.
@@ -111,12 +117,14 @@ impl Attachment {
         event.sigev_notify_thread_id = thread;
         let mut timer = ptr::null_mut();
         // SAFETY: both pointers are to live locals.
-        let code = unsafe {
-            libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer)
-        };
+        let code =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
         if code != 0 {
             let source = io::Error::last_os_error();
-            return Err(KvmError::Signal { what: "the chunk timer", source });
+            return Err(KvmError::Signal {
+                what: "the chunk timer",
+                source,
+            });
         }
         Ok(Self { timer })
     }
@@ -128,8 +136,14 @@ impl Attachment {
             tv_sec: after.as_secs() as i64,
             tv_nsec: i64::from(after.subsec_nanos()),
         };
-        let interval = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let spec = libc::itimerspec { it_interval: interval, it_value: value };
+        let interval = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let spec = libc::itimerspec {
+            it_interval: interval,
+            it_value: value,
+        };
         // SAFETY: our timer, and a pointer to a live local.
         unsafe { libc::timer_settime(self.timer, 0, &raw const spec, ptr::null_mut()) };
     }

@@ -55,7 +55,8 @@ impl Vcpu {
                 _ => {}
             }
         }
-        fd.set_cpuid2(&cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
+        fd.set_cpuid2(&cpuid)
+            .map_err(KvmError::request("KVM_SET_CPUID2"))?;
         let msr_indices = usable_msrs(&fd, &host.msr_indices);
         let kicker = Arc::new(Kicker::new());
         let mut vcpu = Self {
@@ -100,7 +101,9 @@ impl Vcpu {
             self.fd.set_kvm_immediate_exit(1);
         }
         let exit = self.enter()?;
-        if limit.is_some() && let Some(attachment) = &self.attachment {
+        if limit.is_some()
+            && let Some(attachment) = &self.attachment
+        {
             attachment.arm(None);
         }
         match exit {
@@ -211,16 +214,28 @@ fn access(space: Space, address: u64, data: &[u8], is_write: bool) -> RawExit {
     bytes[..data.len()].copy_from_slice(data);
     let size = data.len() as u8;
     if is_write {
-        RawExit::Write { space, address, size, value: u64::from_le_bytes(bytes) }
+        RawExit::Write {
+            space,
+            address,
+            size,
+            value: u64::from_le_bytes(bytes),
+        }
     } else {
-        RawExit::Read { space, address, size }
+        RawExit::Read {
+            space,
+            address,
+            size,
+        }
     }
 }
 
 /// The MSRs of the list that this vCPU lets us read and write back.
 fn usable_msrs(fd: &VcpuFd, indices: &[u32]) -> Vec<u32> {
     let works = |index: u32| {
-        let entry = kvm_msr_entry { index, ..Default::default() };
+        let entry = kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
         let mut msrs = kvm_bindings::Msrs::from_entries(&[entry]).ok()?;
         (fd.get_msrs(&mut msrs).ok()? == 1).then_some(())?;
         (fd.set_msrs(&msrs).ok()? == 1).then_some(index)

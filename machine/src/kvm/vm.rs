@@ -33,7 +33,9 @@ impl Vm {
             args: [RING_BYTES as u64, 0, 0, 0],
             ..Default::default()
         };
-        vm.fd.enable_cap(&cap).map_err(KvmError::request("KVM_CAP_DIRTY_LOG_RING"))?;
+        vm.fd
+            .enable_cap(&cap)
+            .map_err(KvmError::request("KVM_CAP_DIRTY_LOG_RING"))?;
         vm.add_slots(KVM_MEM_LOG_DIRTY_PAGES, |offset| view.host_address(offset))?;
         Ok(vm)
     }
@@ -46,9 +48,17 @@ impl Vm {
     }
 
     fn create(host: &Host, layout: Layout, tracks_writes: bool) -> Result<Self, KvmError> {
-        let fd = host.kvm.create_vm().map_err(KvmError::request("KVM_CREATE_VM"))?;
-        fd.set_tss_address(TSS_ADDRESS).map_err(KvmError::request("KVM_SET_TSS_ADDR"))?;
-        Ok(Self { fd, layout, tracks_writes })
+        let fd = host
+            .kvm
+            .create_vm()
+            .map_err(KvmError::request("KVM_CREATE_VM"))?;
+        fd.set_tss_address(TSS_ADDRESS)
+            .map_err(KvmError::request("KVM_SET_TSS_ADDR"))?;
+        Ok(Self {
+            fd,
+            layout,
+            tracks_writes,
+        })
     }
 
     fn add_slots(&self, flags: u32, address: impl Fn(u64) -> u64) -> Result<(), KvmError> {
@@ -70,9 +80,15 @@ impl Vm {
 
     /// Creates a vCPU.
     pub fn vcpu(&self, host: &Host, index: VcpuIndex) -> Result<Vcpu, KvmError> {
-        let vcpu =
-            self.fd.create_vcpu(index.0.into()).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
-        let ring = if self.tracks_writes { Some(DirtyRing::new(&vcpu, &self.fd)?) } else { None };
+        let vcpu = self
+            .fd
+            .create_vcpu(index.0.into())
+            .map_err(KvmError::request("KVM_CREATE_VCPU"))?;
+        let ring = if self.tracks_writes {
+            Some(DirtyRing::new(&vcpu, &self.fd)?)
+        } else {
+            None
+        };
         Vcpu::new(host, vcpu, index, ring)
     }
 }

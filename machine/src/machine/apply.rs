@@ -1,9 +1,7 @@
 //! The one place where committed state changes.
 
 use bytes::Bytes;
-use samsara_commitlog::{
-    Chunk, ChunkResult, Commit, CommitSeq, Effects, Record, VcpuIndex,
-};
+use samsara_commitlog::{Chunk, ChunkResult, Commit, CommitSeq, Effects, Record, VcpuIndex};
 
 use super::{ChunkDigest, Ended, Machine, Output};
 use crate::bare::{DeviceError, Effect};
@@ -106,21 +104,31 @@ impl Machine {
                 self.apply_result(chunk, check, &mut applied.written)?;
                 self.devices.exit(chunk.vcpu, &chunk.exit, &self.image)
             }
-            Commit::Input(input) => self
-                .devices
-                .input(input, &self.image)
-                .map_err(|source| ApplyError::Device { seq: record.seq, source })?,
+            Commit::Input(input) => {
+                self.devices
+                    .input(input, &self.image)
+                    .map_err(|source| ApplyError::Device {
+                        seq: record.seq,
+                        source,
+                    })?
+            }
         };
         self.apply_effect(effect, &mut applied)?;
         applied.written.sort_unstable();
         applied.written.dedup();
-        applied.written.iter().for_each(|&page| self.digest.mark(page));
+        applied
+            .written
+            .iter()
+            .for_each(|&page| self.digest.mark(page));
         Ok(applied)
     }
 
     fn check_order(&self, record: &Record) -> Result<(), ApplyError> {
         if record.seq != self.seq.next() {
-            return Err(ApplyError::OutOfOrder { after: self.seq, found: record.seq });
+            return Err(ApplyError::OutOfOrder {
+                after: self.seq,
+                found: record.seq,
+            });
         }
         if self.ended.is_some() {
             return Err(ApplyError::AfterEnd(record.seq));
@@ -133,7 +141,10 @@ impl Machine {
                 && !self.devices.is_halted(chunk.vcpu)
                 && self.devices.pending(chunk.vcpu).is_none();
             if !can_run {
-                return Err(ApplyError::NoSuchVcpu { seq: record.seq, vcpu: chunk.vcpu });
+                return Err(ApplyError::NoSuchVcpu {
+                    seq: record.seq,
+                    vcpu: chunk.vcpu,
+                });
             }
         }
         Ok(())
@@ -150,11 +161,17 @@ impl Machine {
         let stored = self.image.write_runs(memory, written);
         stored.map_err(|source| ApplyError::Memory { seq, source })?;
         let state = &mut self.vcpus[usize::from(chunk.vcpu.0)];
-        state.apply(vcpu).map_err(|source| ApplyError::State { seq, source })?;
+        state
+            .apply(vcpu)
+            .map_err(|source| ApplyError::State { seq, source })?;
         if check == Check::Digest {
             let found = ChunkDigest::new(memory).finish(state);
             if found != chunk.digest {
-                return Err(ApplyError::Divergence { seq, expected: chunk.digest, found });
+                return Err(ApplyError::Divergence {
+                    seq,
+                    expected: chunk.digest,
+                    found,
+                });
             }
         }
         Ok(())
@@ -163,7 +180,10 @@ impl Machine {
     fn apply_effect(&mut self, effect: Effect, applied: &mut Applied) -> Result<(), ApplyError> {
         for (gpa, bytes) in &effect.dma {
             let stored = self.image.write_noted(*gpa, bytes, &mut applied.written);
-            stored.map_err(|source| ApplyError::Memory { seq: self.seq, source })?;
+            stored.map_err(|source| ApplyError::Memory {
+                seq: self.seq,
+                source,
+            })?;
         }
         applied.outputs.extend(effect.console.map(Output::Console));
         if let Some(ended) = effect.ended {

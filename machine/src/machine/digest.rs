@@ -44,6 +44,9 @@ impl Machine {
         all.update(&self.guest_time.0.to_le_bytes());
         all.update(&self.seq.0.to_le_bytes());
         all.update(format!("{:?}", self.ended).as_bytes());
-        StateDigest { seq: self.seq, digest: all.digest128() }
+        StateDigest {
+            seq: self.seq,
+            digest: all.digest128(),
+        }
     }
 }

@@ -53,7 +53,11 @@ impl Machine {
             seq: self.seq,
             guest_time: self.guest_time,
             state_version: STATE_VERSION,
-            vcpus: self.vcpus.iter().map(|vcpu| vcpu.as_bytes().to_vec().into()).collect(),
+            vcpus: self
+                .vcpus
+                .iter()
+                .map(|vcpu| vcpu.as_bytes().to_vec().into())
+                .collect(),
             devices: self.devices.encode(),
         }
     }
@@ -92,7 +96,9 @@ impl SnapshotLoader {
     /// Begins with the first frame.
     pub fn new(start: SnapshotStart) -> Result<Self, SnapshotError> {
         if start.state_version != STATE_VERSION {
-            return Err(SnapshotError::Version { found: start.state_version });
+            return Err(SnapshotError::Version {
+                found: start.state_version,
+            });
         }
         let (found, expected) = (start.vcpus.len(), start.shape.vcpu_count);
         if found != usize::from(expected) {
@@ -113,8 +119,11 @@ impl SnapshotLoader {
     /// The machine, if its digest is the sender's.
     pub fn finish(self, expected: StateDigest) -> Result<Machine, SnapshotError> {
         let Self { start, image } = self;
-        let vcpus: Result<Vec<_>, _> =
-            start.vcpus.iter().map(|bytes| VcpuState::from_bytes(bytes)).collect();
+        let vcpus: Result<Vec<_>, _> = start
+            .vcpus
+            .iter()
+            .map(|bytes| VcpuState::from_bytes(bytes))
+            .collect();
         let devices = BareDevices::decode(&start.devices, start.shape.vcpu_count, &image)?;
         let mut machine = Machine {
             shape: start.shape,
@@ -126,6 +135,10 @@ impl SnapshotLoader {
             devices,
             ended: None,
         };
-        if machine.digest() == expected { Ok(machine) } else { Err(SnapshotError::Digest { expected }) }
+        if machine.digest() == expected {
+            Ok(machine)
+        } else {
+            Err(SnapshotError::Digest { expected })
+        }
     }
 }

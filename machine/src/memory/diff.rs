@@ -40,7 +40,10 @@ pub(crate) fn push_changed_runs(
         let head = (old.0[first] ^ new.0[first]).trailing_zeros() as usize / 8;
         let tail = (old.0[word - 1] ^ new.0[word - 1]).leading_zeros() as usize / 8;
         let start = first * 8 + head;
-        out.push(address + start as u64, &new.as_bytes()[start..word * 8 - tail]);
+        out.push(
+            address + start as u64,
+            &new.as_bytes()[start..word * 8 - tail],
+        );
     }
 }
 
@@ -60,7 +63,10 @@ mod tests {
         }
         let mut out = ByteRunsBuilder::default();
         push_changed_runs(0x1000, &old, &new, &mut out);
-        out.finish().iter().map(|(address, bytes)| (address, bytes.to_vec())).collect()
+        out.finish()
+            .iter()
+            .map(|(address, bytes)| (address, bytes.to_vec()))
+            .collect()
     }
 
     #[test]
@@ -68,6 +74,9 @@ mod tests {
         assert_eq!(runs(&[]), vec![]);
         assert_eq!(runs(&[(13, 7)]), vec![(0x100d, vec![7])]);
         assert_eq!(runs(&[(7, 1), (8, 2)]), vec![(0x1007, vec![1, 2])]);
-        assert_eq!(runs(&[(0, 1), (4095, 2)]), vec![(0x1000, vec![1]), (0x1fff, vec![2])]);
+        assert_eq!(
+            runs(&[(0, 1), (4095, 2)]),
+            vec![(0x1000, vec![1]), (0x1fff, vec![2])]
+        );
     }
 }

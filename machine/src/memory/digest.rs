@@ -1,6 +1,6 @@
 //! Digest of guest memory, kept up to date page by page.
 
-use xxhash_rust::xxh3::{xxh3_128_with_seed, xxh3_64};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use super::diff::PageCopy;
 use super::image::Image;

@@ -6,9 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use samsara_commitlog::{ByteRuns, Gpa, PAGE_BYTES, Shape};
-use vm_memory::{
-    Bytes as _, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::diff::PageCopy;
 use super::layout::{Layout, PageIndex};
@@ -70,13 +68,21 @@ impl Image {
     /// Memory of a machine, all zero.
     pub fn new(shape: Shape) -> Result<Self, MemoryError> {
         let layout = Layout::new(shape);
-        let create = |source| MemoryError::Create { bytes: layout.bytes(), source };
+        let create = |source| MemoryError::Create {
+            bytes: layout.bytes(),
+            source,
+        };
         let file = sealed_memfd(layout.bytes()).map_err(create)?;
         let mapping =
             Mapping::new(&file, layout.bytes() as usize, Sharing::Shared).map_err(create)?;
         mapping.forbid_huge_pages().map_err(create)?;
         let guest_memory = guest_memory_of(layout, &mapping)?;
-        Ok(Self { file, layout, guest_memory, mapping })
+        Ok(Self {
+            file,
+            layout,
+            guest_memory,
+            mapping,
+        })
     }
 
     /// Where memory is.
@@ -113,13 +119,20 @@ impl Image {
         bytes: &[u8],
         written: &mut Vec<PageIndex>,
     ) -> Result<(), MemoryError> {
-        let outside = || MemoryError::Outside { gpa, bytes: bytes.len() as u64 };
-        let offset = self.layout.offset_of(gpa, bytes.len() as u64).ok_or_else(outside)?;
+        let outside = || MemoryError::Outside {
+            gpa,
+            bytes: bytes.len() as u64,
+        };
+        let offset = self
+            .layout
+            .offset_of(gpa, bytes.len() as u64)
+            .ok_or_else(outside)?;
         let target = self.mapping.at(offset, bytes.len());
         // SAFETY: the target lies in the mapping, apart from `bytes`; readers without the commit
         // lock validate what they read.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-        let pages = (offset / PAGE_BYTES) as u32..(offset + bytes.len()).div_ceil(PAGE_BYTES) as u32;
+        let pages =
+            (offset / PAGE_BYTES) as u32..(offset + bytes.len()).div_ceil(PAGE_BYTES) as u32;
         for page in pages.map(PageIndex) {
             if written.last() != Some(&page) {
                 written.push(page);
@@ -134,13 +147,17 @@ impl Image {
         runs: &ByteRuns,
         written: &mut Vec<PageIndex>,
     ) -> Result<(), MemoryError> {
-        runs.iter().try_for_each(|(address, bytes)| self.write_noted(Gpa(address), bytes, written))
+        runs.iter()
+            .try_for_each(|(address, bytes)| self.write_noted(Gpa(address), bytes, written))
     }
 
     fn check(&self, gpa: Gpa, bytes: usize) -> Result<(), MemoryError> {
         match self.layout.offset_of(gpa, bytes as u64) {
             Some(_) => Ok(()),
-            None => Err(MemoryError::Outside { gpa, bytes: bytes as u64 }),
+            None => Err(MemoryError::Outside {
+                gpa,
+                bytes: bytes as u64,
+            }),
         }
     }
 
@@ -210,10 +227,13 @@ fn guest_memory_of(layout: Layout, mapping: &Mapping) -> Result<GuestMemoryMmap,
         // SAFETY: the range lies inside the mapping, which outlives the guest memory in `Image`.
         let region = unsafe { MmapRegion::build_raw(base, bytes, protection, libc::MAP_SHARED) }
             .map_err(|source| MemoryError::Map(Box::new(source)))?;
-        let region = GuestRegionMmap::new(region, GuestAddress(range.start))
-            .ok_or(MemoryError::Outside { gpa: Gpa(range.start), bytes: bytes as u64 })?;
+        let region = GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(
+            MemoryError::Outside {
+                gpa: Gpa(range.start),
+                bytes: bytes as u64,
+            },
+        )?;
         regions.push(region);
     }
     GuestMemoryMmap::from_regions(regions).map_err(|source| MemoryError::Map(Box::new(source)))
 }
-

@@ -29,7 +29,9 @@ pub struct Layout {
 impl Layout {
     /// The layout of a machine's memory.
     pub fn new(shape: Shape) -> Self {
-        Self { bytes: shape.memory_bytes }
+        Self {
+            bytes: shape.memory_bytes,
+        }
     }
 
     /// Bytes of memory.
@@ -69,13 +71,18 @@ impl Layout {
 
     /// The page that holds `gpa`, if it is memory.
     pub fn page_of(self, gpa: Gpa) -> Option<PageIndex> {
-        self.offset_of(gpa, 1).map(|offset| PageIndex((offset / PAGE_BYTES) as u32))
+        self.offset_of(gpa, 1)
+            .map(|offset| PageIndex((offset / PAGE_BYTES) as u32))
     }
 
     /// The guest physical address of a page.
     pub fn gpa_of(self, page: PageIndex) -> Gpa {
         let offset = page.offset() as u64;
-        if offset < HOLE_START { Gpa(offset) } else { Gpa(offset - HOLE_START + HOLE_END) }
+        if offset < HOLE_START {
+            Gpa(offset)
+        } else {
+            Gpa(offset - HOLE_START + HOLE_END)
+        }
     }
 }
 
@@ -85,7 +92,10 @@ mod tests {
 
     #[test]
     fn memory_continues_above_the_hole() {
-        let layout = Layout::new(Shape { vcpu_count: 1, memory_bytes: 5 << 30 });
+        let layout = Layout::new(Shape {
+            vcpu_count: 1,
+            memory_bytes: 5 << 30,
+        });
         assert_eq!(layout.page_of(Gpa(HOLE_START)), None);
         assert_eq!(layout.offset_of(Gpa(HOLE_START - 8), 16), None);
         let page = layout.page_of(Gpa(HOLE_END + 4096)).unwrap();

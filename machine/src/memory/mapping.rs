@@ -58,7 +58,11 @@ impl Mapping {
 
     /// Pointer to the byte at `offset`. Panics outside the mapping.
     pub(crate) fn at(&self, offset: usize, bytes: usize) -> *mut u8 {
-        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes));
+        assert!(
+            offset
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.bytes)
+        );
         // SAFETY: just checked to lie inside the mapping.
         unsafe { self.base.as_ptr().add(offset) }
     }
@@ -97,7 +101,11 @@ impl Drop for Mapping {
 }
 
 fn check(result: i32) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 const UFFD_API: u64 = 0xaa;
@@ -138,8 +146,11 @@ impl NoFaultAround {
         }
         // SAFETY: the descriptor is new and ours.
         let userfaultfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let mut api =
-            UffdioApi { api: UFFD_API, features: UFFD_FEATURE_WP_HUGETLBFS_SHMEM, ioctls: 0 };
+        let mut api = UffdioApi {
+            api: UFFD_API,
+            features: UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+            ioctls: 0,
+        };
         // SAFETY: the request takes a pointer to this structure.
         check(unsafe { libc::ioctl(userfaultfd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
         let mut register = UffdioRegister {
@@ -150,6 +161,8 @@ impl NoFaultAround {
         };
         // SAFETY: the request takes a pointer to this structure, which names this mapping.
         check(unsafe { libc::ioctl(userfaultfd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) })?;
-        Ok(Self { _userfaultfd: userfaultfd })
+        Ok(Self {
+            _userfaultfd: userfaultfd,
+        })
     }
 }

@@ -9,8 +9,8 @@ mod mapping;
 mod residency;
 mod view;
 
-pub use digest::{bytes_digest, MemoryDigest};
+pub use digest::{MemoryDigest, bytes_digest};
 pub use image::{Image, MemoryError};
-pub use layout::{Layout, PageIndex, HOLE_END, HOLE_START};
+pub use layout::{HOLE_END, HOLE_START, Layout, PageIndex};
 pub use residency::Residency;
 pub use view::View;

@@ -55,7 +55,9 @@ pub(super) fn scan(
         let span = (run[count - 1].0 - first.0 + 1) as usize;
         let entries = &mut buffer[..span * ENTRY_BYTES];
         let position = (base / 4096 + u64::from(first.0)) * ENTRY_BYTES as u64;
-        pagemap.read_exact_at(entries, position).map_err(MemoryError::Pagemap)?;
+        pagemap
+            .read_exact_at(entries, position)
+            .map_err(MemoryError::Pagemap)?;
         for &page in run {
             let at = (page.0 - first.0) as usize * ENTRY_BYTES;
             let mut entry = [0; ENTRY_BYTES];

@@ -31,11 +31,20 @@ impl View {
         let fail = |action| move |source| MemoryError::View { action, source };
         let mapping =
             Mapping::new(image.file(), bytes, Sharing::Private).map_err(fail("create"))?;
-        mapping.forbid_huge_pages().map_err(fail("split into small pages"))?;
-        mapping.lock_on_fault().map_err(fail("lock (is RLIMIT_MEMLOCK unlimited?)"))?;
+        mapping
+            .forbid_huge_pages()
+            .map_err(fail("split into small pages"))?;
+        mapping
+            .lock_on_fault()
+            .map_err(fail("lock (is RLIMIT_MEMLOCK unlimited?)"))?;
         let pagemap = File::open("/proc/self/pagemap").map_err(MemoryError::Pagemap)?;
         let no_fault_around = NoFaultAround::new(&mapping).ok();
-        Ok(Self { image: Arc::clone(image), pagemap, no_fault_around, mapping })
+        Ok(Self {
+            image: Arc::clone(image),
+            pagemap,
+            no_fault_around,
+            mapping,
+        })
     }
 
     /// Whether a fault maps only the page it is for. If not, neighbours count as read, which costs
@@ -79,12 +88,17 @@ impl View {
     pub fn drop_pages(&self, pages: &[PageIndex]) -> Result<(), MemoryError> {
         let mut rest = pages;
         while let Some(&first) = rest.first() {
-            let together =
-                rest.iter().enumerate().take_while(|(i, page)| page.0 == first.0 + *i as u32);
+            let together = rest
+                .iter()
+                .enumerate()
+                .take_while(|(i, page)| page.0 == first.0 + *i as u32);
             let count = together.count();
             self.mapping
                 .drop_pages(first.offset(), count * PAGE_BYTES)
-                .map_err(|source| MemoryError::View { action: "drop pages of", source })?;
+                .map_err(|source| MemoryError::View {
+                    action: "drop pages of",
+                    source,
+                })?;
             rest = &rest[count..];
         }
         Ok(())
@@ -124,7 +138,10 @@ impl View {
     }
 
     fn word(&self, gpa: Gpa) -> Result<&AtomicU64, MemoryError> {
-        let offset = self.layout().offset_of(gpa, 8).filter(|_| gpa.0.is_multiple_of(8));
+        let offset = self
+            .layout()
+            .offset_of(gpa, 8)
+            .filter(|_| gpa.0.is_multiple_of(8));
         let offset = offset.ok_or(MemoryError::Outside { gpa, bytes: 8 })?;
         let word: *mut u64 = self.mapping.at(offset, 8).cast();
         // SAFETY: an aligned word of the mapping, which outlives the result. Other threads copy

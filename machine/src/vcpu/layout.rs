@@ -36,7 +36,10 @@ impl XsaveArea {
     }
 
     pub(crate) fn to_kvm(self) -> kvm_xsave {
-        kvm_xsave { region: self.0, ..Default::default() }
+        kvm_xsave {
+            region: self.0,
+            ..Default::default()
+        }
     }
 }
 

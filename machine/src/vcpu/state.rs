@@ -4,9 +4,7 @@
 //! of the KVM API in the order of [`Section`], then `(index, value)` pairs of MSRs. The set of MSRs
 //! is fixed when the machine boots and travels with the state.
 
-use kvm_bindings::{
-    kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
-};
+use kvm_bindings::{kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use samsara_commitlog::{ByteRuns, ByteRunsBuilder};
 
 use super::layout::{XsaveArea, load, store};
@@ -42,7 +40,11 @@ pub struct VcpuState {
 impl std::fmt::Debug for VcpuState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let regs = self.regs();
-        write!(f, "VcpuState {{ rip: {:#x}, rsp: {:#x}, .. }}", regs.rip, regs.rsp)
+        write!(
+            f,
+            "VcpuState {{ rip: {:#x}, rsp: {:#x}, .. }}",
+            regs.rip, regs.rsp
+        )
     }
 }
 
@@ -50,9 +52,14 @@ impl VcpuState {
     /// A state of zeros for these MSRs.
     pub fn zeroed(msr_indices: &[u32]) -> Self {
         let count = msr_indices.len().min(MSRS_MAX);
-        let mut state = Self { bytes: vec![0; MSRS + count * MSR_BYTES].into() };
+        let mut state = Self {
+            bytes: vec![0; MSRS + count * MSR_BYTES].into(),
+        };
         for (place, &index) in msr_indices.iter().take(count).enumerate() {
-            let entry = kvm_msr_entry { index, ..Default::default() };
+            let entry = kvm_msr_entry {
+                index,
+                ..Default::default()
+            };
             store(&entry, &mut state.bytes[MSRS + place * MSR_BYTES..]);
         }
         state
@@ -60,13 +67,16 @@ impl VcpuState {
 
     /// Takes a state from outside.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
-        let fits = bytes.len().checked_sub(MSRS).is_some_and(|msrs| {
-            msrs.is_multiple_of(MSR_BYTES) && msrs / MSR_BYTES <= MSRS_MAX
-        });
+        let fits = bytes
+            .len()
+            .checked_sub(MSRS)
+            .is_some_and(|msrs| msrs.is_multiple_of(MSR_BYTES) && msrs / MSR_BYTES <= MSRS_MAX);
         if !fits {
             return Err(StateError { bytes: bytes.len() });
         }
-        Ok(Self { bytes: bytes.into() })
+        Ok(Self {
+            bytes: bytes.into(),
+        })
     }
 
     /// The canonical byte form.
@@ -76,7 +86,11 @@ impl VcpuState {
 
     /// The byte runs that turn `base` into this state.
     pub fn changes_since(&self, base: &Self) -> ByteRuns {
-        assert_eq!(self.bytes.len(), base.bytes.len(), "states of one vCPU have one layout");
+        assert_eq!(
+            self.bytes.len(),
+            base.bytes.len(),
+            "states of one vCPU have one layout"
+        );
         let mut runs = ByteRunsBuilder::default();
         let mut at = 0;
         for (old, new) in base.bytes.chunks(8).zip(self.bytes.chunks(8)) {
@@ -95,7 +109,9 @@ impl VcpuState {
             let size = self.bytes.len();
             let at = usize::try_from(at).unwrap_or(usize::MAX);
             let target = self.bytes.get_mut(at..at.saturating_add(bytes.len()));
-            target.ok_or(StateError { bytes: size })?.copy_from_slice(bytes);
+            target
+                .ok_or(StateError { bytes: size })?
+                .copy_from_slice(bytes);
         }
         Ok(())
     }
@@ -153,12 +169,18 @@ impl VcpuState {
     }
 
     pub(crate) fn msrs(&self) -> Vec<kvm_msr_entry> {
-        self.bytes[MSRS..].chunks_exact(MSR_BYTES).map(load).collect()
+        self.bytes[MSRS..]
+            .chunks_exact(MSR_BYTES)
+            .map(load)
+            .collect()
     }
 
     pub(crate) fn set_msrs(&mut self, msrs: &[kvm_msr_entry]) {
         for (place, entry) in msrs.iter().enumerate() {
-            store(entry, &mut self.bytes[MSRS + place * MSR_BYTES..][..MSR_BYTES]);
+            store(
+                entry,
+                &mut self.bytes[MSRS + place * MSR_BYTES..][..MSR_BYTES],
+            );
         }
     }
 }
@@ -171,9 +193,23 @@ mod tests {
     fn changes_turn_one_state_into_the_other() {
         let base = VcpuState::zeroed(&[0x10, 0xc000_0080]);
         let mut next = base.clone();
-        next.set_regs(&kvm_regs { rip: 0x20_0000, rsp: 0x1234, ..Default::default() });
-        let entry = kvm_msr_entry { index: 0xc000_0080, data: 7, ..Default::default() };
-        next.set_msrs(&[kvm_msr_entry { index: 0x10, ..Default::default() }, entry]);
+        next.set_regs(&kvm_regs {
+            rip: 0x20_0000,
+            rsp: 0x1234,
+            ..Default::default()
+        });
+        let entry = kvm_msr_entry {
+            index: 0xc000_0080,
+            data: 7,
+            ..Default::default()
+        };
+        next.set_msrs(&[
+            kvm_msr_entry {
+                index: 0x10,
+                ..Default::default()
+            },
+            entry,
+        ]);
         let runs = next.changes_since(&base);
         let mut copy = base.clone();
         copy.apply(&runs).unwrap();

@@ -37,7 +37,11 @@ pub(crate) fn chunk(machine: &Machine, memory: ByteRuns, vcpu: ByteRuns, exit: E
         result: ChunkResult::Effects(Effects { memory, vcpu }),
     };
     let guest_time = GuestTime(machine.guest_time().0 + 1);
-    Record { seq: machine.seq().next(), guest_time, commit: Commit::Chunk(chunk) }
+    Record {
+        seq: machine.seq().next(),
+        guest_time,
+        commit: Commit::Chunk(chunk),
+    }
 }
 
 fn plain(machine: &Machine, exit: Exit) -> Record {
@@ -50,7 +54,14 @@ fn a_chunk_changes_what_it_says_and_nothing_else() {
     let before = machine.digest();
     let record = plain(&machine, Exit::Cut);
     let applied = machine.apply(&record, Check::Digest).unwrap();
-    assert_eq!(applied.written.iter().map(|page| page.0).collect::<Vec<_>>(), [0x400, 0x401]);
+    assert_eq!(
+        applied
+            .written
+            .iter()
+            .map(|page| page.0)
+            .collect::<Vec<_>>(),
+        [0x400, 0x401]
+    );
     assert_eq!(machine.vcpu(VcpuIndex(0)).as_bytes()[0], 5);
     assert_eq!(machine.vcpu(VcpuIndex(1)), &VcpuState::zeroed(&[0x10]));
     assert_ne!(machine.digest().digest, before.digest);
@@ -61,22 +72,45 @@ type Damage = fn(&mut Record, &mut Chunk);
 #[test]
 fn records_that_do_not_follow_are_refused() {
     let cases: [(Damage, &str); 8] = [
-        (|record, _| record.seq = CommitSeq(5), "cannot follow commit 0"),
-        (|record, _| record.seq = CommitSeq(0), "cannot follow commit 0"),
-        (|_, chunk| chunk.vcpu = VcpuIndex(2), "vCPU 2, which cannot run"),
-        (|_, chunk| chunk.vcpu = VcpuIndex(255), "vCPU 255, which cannot run"),
+        (
+            |record, _| record.seq = CommitSeq(5),
+            "cannot follow commit 0",
+        ),
+        (
+            |record, _| record.seq = CommitSeq(0),
+            "cannot follow commit 0",
+        ),
+        (
+            |_, chunk| chunk.vcpu = VcpuIndex(2),
+            "vCPU 2, which cannot run",
+        ),
+        (
+            |_, chunk| chunk.vcpu = VcpuIndex(255),
+            "vCPU 255, which cannot run",
+        ),
         (|_, chunk| chunk.digest ^= 1, "has digest"),
-        (|_, chunk| set_memory(chunk, 16 * MIB - 1), "are not guest memory"),
-        (|_, chunk| set_memory(chunk, u64::MAX - 3), "are not guest memory"),
+        (
+            |_, chunk| set_memory(chunk, 16 * MIB - 1),
+            "are not guest memory",
+        ),
+        (
+            |_, chunk| set_memory(chunk, u64::MAX - 3),
+            "are not guest memory",
+        ),
         (|_, chunk| set_state(chunk, 1 << 40), "does not fit layout"),
     ];
     for (damage, expected) in cases {
         let mut machine = machine();
         let mut record = plain(&machine, Exit::Cut);
-        let Commit::Chunk(mut chunk) = record.commit.clone() else { unreachable!() };
+        let Commit::Chunk(mut chunk) = record.commit.clone() else {
+            unreachable!()
+        };
         damage(&mut record, &mut chunk);
         record.commit = Commit::Chunk(chunk);
-        let error = machine.apply(&record, Check::Digest).unwrap_err().to_string();
+        let error = machine
+            .apply(&record, Check::Digest)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{expected:?} is not in {error:?}");
     }
 }
@@ -99,18 +133,30 @@ fn time_and_ends_are_final() {
     machine.apply(&record, Check::Digest).unwrap();
     let mut back = plain(&machine, Exit::Cut);
     back.guest_time = GuestTime(99);
-    assert!(matches!(machine.apply(&back, Check::Digest), Err(ApplyError::TimeMovesBack(_))));
+    assert!(matches!(
+        machine.apply(&back, Check::Digest),
+        Err(ApplyError::TimeMovesBack(_))
+    ));
 
     let mut machine = self::machine();
     let record = plain(&machine, write(register::EXIT, 8, 3));
-    assert_eq!(machine.apply(&record, Check::Digest).unwrap().outputs.len(), 1);
+    assert_eq!(
+        machine.apply(&record, Check::Digest).unwrap().outputs.len(),
+        1
+    );
     let after = plain(&machine, Exit::Cut);
-    assert!(matches!(machine.apply(&after, Check::Digest), Err(ApplyError::AfterEnd(_))));
+    assert!(matches!(
+        machine.apply(&after, Check::Digest),
+        Err(ApplyError::AfterEnd(_))
+    ));
 }
 
 #[test]
 fn vcpus_that_have_halted_or_wait_do_not_run() {
-    for exit in [write(register::HALT, 8, 0), write(register::OUTPUT, 8, 0x30_0000)] {
+    for exit in [
+        write(register::HALT, 8, 0),
+        write(register::OUTPUT, 8, 0x30_0000),
+    ] {
         let mut machine = machine();
         let record = plain(&machine, exit);
         machine.apply(&record, Check::Digest).unwrap();
@@ -123,14 +169,21 @@ fn vcpus_that_have_halted_or_wait_do_not_run() {
 #[test]
 fn inputs_that_nobody_waits_for_are_refused() {
     let inputs = [
-        Input::File { vcpu: VcpuIndex(0), bytes: Bytes::from_static(b"x") },
+        Input::File {
+            vcpu: VcpuIndex(0),
+            bytes: Bytes::from_static(b"x"),
+        },
         Input::OutputStep { vcpu: VcpuIndex(9) },
         Input::Console(vec![0; 1 << 20].into()),
     ];
     for input in inputs {
         let mut machine = machine();
         let (seq, guest_time) = (machine.seq().next(), GuestTime(1));
-        let record = Record { seq, guest_time, commit: Commit::Input(input) };
+        let record = Record {
+            seq,
+            guest_time,
+            commit: Commit::Input(input),
+        };
         let error = machine.apply(&record, Check::Digest).unwrap_err();
         assert!(matches!(error, ApplyError::Device { .. }), "{error}");
     }

@@ -28,20 +28,36 @@ pub(crate) const LOAD: u32 = 1;
 pub(crate) const INTERPRETER: u32 = 3;
 
 pub(crate) fn segment(address: u64, bytes: &[u8], memory_bytes: u64) -> Segment {
-    Segment { kind: LOAD, address, bytes: bytes.to_vec(), memory_bytes }
+    Segment {
+        kind: LOAD,
+        address,
+        bytes: bytes.to_vec(),
+        memory_bytes,
+    }
 }
 
 impl Elf {
     /// A program that is as it should be.
     pub(crate) fn of(code: &[u8]) -> Self {
         let segments = vec![segment(START, code, code.len() as u64)];
-        Self { class: 2, order: 1, kind: 2, machine: 62, entry: START, segments }
+        Self {
+            class: 2,
+            order: 1,
+            kind: 2,
+            machine: 62,
+            entry: START,
+            segments,
+        }
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut file = vec![0x7f, b'E', b'L', b'F', self.class, self.order, 1];
         file.resize(16, 0);
-        file.extend([self.kind, self.machine].into_iter().flat_map(u16::to_le_bytes));
+        file.extend(
+            [self.kind, self.machine]
+                .into_iter()
+                .flat_map(u16::to_le_bytes),
+        );
         file.extend(1u32.to_le_bytes());
         file.extend([self.entry, 64, 0].into_iter().flat_map(u64::to_le_bytes));
         file.extend(0u32.to_le_bytes());
@@ -57,7 +73,9 @@ impl Elf {
             file.extend(words.into_iter().flat_map(u64::to_le_bytes));
             offset += bytes;
         }
-        self.segments.iter().for_each(|segment| file.extend(&segment.bytes));
+        self.segments
+            .iter()
+            .for_each(|segment| file.extend(&segment.bytes));
         file
     }
 }

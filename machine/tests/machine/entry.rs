@@ -56,8 +56,19 @@ fn word(image: &Image, address: u64) -> u64 {
 fn check_entry(host: &Host, memory: u64, params: &str) {
     let image = image(memory);
     let file = write(&Elf::of(&dumper()).bytes());
-    let states = boot(host, &image, 2, &Program::open(file.path()).unwrap(), params).unwrap();
-    let end = if memory > 3 * GIB { memory + GIB } else { memory };
+    let states = boot(
+        host,
+        &image,
+        2,
+        &Program::open(file.path()).unwrap(),
+        params,
+    )
+    .unwrap();
+    let end = if memory > 3 * GIB {
+        memory + GIB
+    } else {
+        memory
+    };
     let vm = Vm::on_image(host, &image).unwrap();
     for (index, state) in states.iter().enumerate() {
         let dump = DUMP + index as u64 * 4096;
@@ -67,7 +78,15 @@ fn check_entry(host: &Host, memory: u64, params: &str) {
         vcpu.restore(state, Restore::Whole).unwrap();
         let exit = vcpu.run(Some(Duration::from_secs(5))).unwrap();
         let (space, address) = (Space::Mmio, DEVICE_PAGE + register::HALT);
-        assert_eq!(exit, RawExit::Write { space, address, size: 8, value: address });
+        assert_eq!(
+            exit,
+            RawExit::Write {
+                space,
+                address,
+                size: 8,
+                value: address
+            }
+        );
         let found = |offset| word(&image, dump + offset);
         assert_eq!(found(0), index as u64, "rdi");
         assert_eq!(found(8), 2, "rsi");
@@ -101,7 +120,9 @@ fn registers_are_zero_but_for_those_named() {
     let program = Program::open(file.path()).unwrap();
     let regs = boot(&host, &image(16 * MIB), 1, &program, "").unwrap()[0].regs();
     assert_eq!((regs.rip, regs.rflags), (START, 0x202));
-    let rest = [regs.rax, regs.rbx, regs.rbp, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12];
+    let rest = [
+        regs.rax, regs.rbx, regs.rbp, regs.r8, regs.r9, regs.r10, regs.r11, regs.r12,
+    ];
     assert_eq!(rest, [0; 8]);
     assert_eq!(regs.rsp % 16, 0);
 }

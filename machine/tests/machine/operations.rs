@@ -12,8 +12,12 @@ const V1: VcpuIndex = VcpuIndex(1);
 const DESCRIPTOR: u64 = 0x30_0000;
 
 fn describe(image: &Image, descriptor: u64, buffer: u64, bytes: u64) {
-    let words = [buffer, bytes, 0xdddd].into_iter().flat_map(u64::to_le_bytes);
-    image.write(Gpa(descriptor), &words.collect::<Vec<_>>()).unwrap();
+    let words = [buffer, bytes, 0xdddd]
+        .into_iter()
+        .flat_map(u64::to_le_bytes);
+    image
+        .write(Gpa(descriptor), &words.collect::<Vec<_>>())
+        .unwrap();
 }
 
 fn begin(image: &Image, register: u64, buffer: u64, bytes: u64) -> (BareDevices, Effect) {
@@ -24,7 +28,10 @@ fn begin(image: &Image, register: u64, buffer: u64, bytes: u64) -> (BareDevices,
 }
 
 fn store(image: &Image, effect: &Effect) {
-    effect.dma.iter().for_each(|(gpa, bytes)| image.write(*gpa, bytes).unwrap());
+    effect
+        .dma
+        .iter()
+        .for_each(|(gpa, bytes)| image.write(*gpa, bytes).unwrap());
 }
 
 fn done(image: &Image) -> u64 {
@@ -43,20 +50,46 @@ fn input_fills_the_buffer_and_moves_on_in_the_file() {
     let (mut devices, effect) = begin(&image, register::INPUT, 0x40_0001, 100);
     assert!(effect.ended.is_none());
     assert_eq!(devices.pending(V1).unwrap().step_bytes(), 100);
-    let too_long = Input::File { vcpu: V1, bytes: pattern(101).into() };
-    assert_eq!(devices.input(&too_long, &image).unwrap_err(), DeviceError::TooLong(101));
-    let other = Input::File { vcpu: VcpuIndex(0), bytes: Bytes::new() };
-    assert!(matches!(devices.input(&other, &image), Err(DeviceError::NotWaiting(_))));
-    let nobody = Input::OutputStep { vcpu: VcpuIndex(200) };
-    assert!(matches!(devices.input(&nobody, &image), Err(DeviceError::NotWaiting(_))));
+    let too_long = Input::File {
+        vcpu: V1,
+        bytes: pattern(101).into(),
+    };
+    assert_eq!(
+        devices.input(&too_long, &image).unwrap_err(),
+        DeviceError::TooLong(101)
+    );
+    let other = Input::File {
+        vcpu: VcpuIndex(0),
+        bytes: Bytes::new(),
+    };
+    assert!(matches!(
+        devices.input(&other, &image),
+        Err(DeviceError::NotWaiting(_))
+    ));
+    let nobody = Input::OutputStep {
+        vcpu: VcpuIndex(200),
+    };
+    assert!(matches!(
+        devices.input(&nobody, &image),
+        Err(DeviceError::NotWaiting(_))
+    ));
     let bytes = pattern(60);
-    let file = Input::File { vcpu: V1, bytes: bytes.clone().into() };
+    let file = Input::File {
+        vcpu: V1,
+        bytes: bytes.clone().into(),
+    };
     store(&image, &devices.input(&file, &image).unwrap());
     let mut found = vec![0; 60];
     image.read(Gpa(0x40_0001), &mut found).unwrap();
-    assert_eq!((found, done(&image), devices.input_offset()), (bytes, 60, 60));
+    assert_eq!(
+        (found, done(&image), devices.input_offset()),
+        (bytes, 60, 60)
+    );
     assert!(devices.pending(V1).is_none());
-    assert!(devices.input(&file, &image).is_err(), "nothing waits any more");
+    assert!(
+        devices.input(&file, &image).is_err(),
+        "nothing waits any more"
+    );
 }
 
 #[test]
@@ -65,7 +98,10 @@ fn input_takes_at_most_a_mebibyte_and_ends_with_zero() {
     let (mut devices, effect) = begin(&image, register::INPUT, 0x40_0000, u64::MAX);
     assert!(effect.ended.is_none());
     assert_eq!(devices.pending(V1).unwrap().step_bytes(), 1 << 20);
-    let end = Input::File { vcpu: V1, bytes: Bytes::new() };
+    let end = Input::File {
+        vcpu: V1,
+        bytes: Bytes::new(),
+    };
     store(&image, &devices.input(&end, &image).unwrap());
     assert_eq!((done(&image), devices.input_offset()), (0, 0));
 }
@@ -79,7 +115,9 @@ fn output_goes_in_steps_and_is_done_with_the_last() {
     let mut console = Vec::new();
     for step in 0..3 {
         assert_eq!(done(&image), 0xdddd, "done before step {step}");
-        let effect = devices.input(&Input::OutputStep { vcpu: V1 }, &image).unwrap();
+        let effect = devices
+            .input(&Input::OutputStep { vcpu: V1 }, &image)
+            .unwrap();
         store(&image, &effect);
         console.extend(effect.console.unwrap());
     }
@@ -94,12 +132,17 @@ fn operations_of_no_bytes_are_done_at_once() {
         let image = image(16 * MIB);
         let (mut devices, effect) = begin(&image, register::OUTPUT, buffer, 0);
         assert!(effect.ended.is_none(), "{buffer:#x}");
-        let effect = devices.input(&Input::OutputStep { vcpu: V1 }, &image).unwrap();
+        let effect = devices
+            .input(&Input::OutputStep { vcpu: V1 }, &image)
+            .unwrap();
         store(&image, &effect);
         assert!(effect.console.is_none());
         assert_eq!(done(&image), 0);
         let (mut devices, _) = begin(&image, register::INPUT, buffer, 0);
-        let end = Input::File { vcpu: V1, bytes: Bytes::new() };
+        let end = Input::File {
+            vcpu: V1,
+            bytes: Bytes::new(),
+        };
         store(&image, &devices.input(&end, &image).unwrap());
         assert_eq!(done(&image), 0);
     }
@@ -126,7 +169,11 @@ fn buffers_end_where_memory_does() {
     ];
     for (buffer, bytes, fits) in cases {
         let (devices, effect) = begin(&image, register::OUTPUT, buffer, bytes);
-        assert_eq!(devices.pending(V1).is_some(), fits, "{bytes} at {buffer:#x}");
+        assert_eq!(
+            devices.pending(V1).is_some(),
+            fits,
+            "{bytes} at {buffer:#x}"
+        );
         if !fits {
             let text = fault(&effect);
             assert!(text.starts_with("vCPU 1: OUTPUT buffer"), "{text}");
@@ -134,7 +181,11 @@ fn buffers_end_where_memory_does() {
         }
         if fits {
             let mut devices = devices;
-            assert!(devices.input(&Input::OutputStep { vcpu: V1 }, &image).is_ok());
+            assert!(
+                devices
+                    .input(&Input::OutputStep { vcpu: V1 }, &image)
+                    .is_ok()
+            );
         }
     }
 }
@@ -153,7 +204,10 @@ fn descriptors_are_aligned_and_in_memory() {
             let mut devices = BareDevices::new(2);
             let effect = devices.exit(V1, &write(register, 8, descriptor), &image);
             let text = fault(&effect);
-            assert!(text.starts_with("vCPU 1: ") && text.contains(expected), "{text}");
+            assert!(
+                text.starts_with("vCPU 1: ") && text.contains(expected),
+                "{text}"
+            );
             assert!(text.contains(&format!("{descriptor:#x}")), "{text}");
         }
     }
@@ -169,7 +223,10 @@ fn descriptors_are_aligned_and_in_memory() {
 fn a_buffer_may_lie_over_its_descriptor() {
     let image = image(16 * MIB);
     let (mut devices, _) = begin(&image, register::INPUT, DESCRIPTOR, 24);
-    let file = Input::File { vcpu: V1, bytes: vec![0xee; 24].into() };
+    let file = Input::File {
+        vcpu: V1,
+        bytes: vec![0xee; 24].into(),
+    };
     store(&image, &devices.input(&file, &image).unwrap());
     let mut words = [0; 24];
     image.read(Gpa(DESCRIPTOR), &mut words).unwrap();
@@ -178,7 +235,9 @@ fn a_buffer_may_lie_over_its_descriptor() {
 
     let (mut devices, _) = begin(&image, register::OUTPUT, DESCRIPTOR, 24);
     describe(&image, DESCRIPTOR, u64::MAX, u64::MAX);
-    let effect = devices.input(&Input::OutputStep { vcpu: V1 }, &image).unwrap();
+    let effect = devices
+        .input(&Input::OutputStep { vcpu: V1 }, &image)
+        .unwrap();
     assert_eq!(effect.console.as_ref().unwrap()[..16], [0xff; 16]);
     store(&image, &effect);
     assert_eq!(done(&image), 24);

@@ -15,7 +15,11 @@ fn frames(machine: &mut Machine) -> (SnapshotStart, Vec<ByteRuns>, StateDigest) 
     (machine.snapshot_start(), pages, machine.digest())
 }
 
-fn load(start: SnapshotStart, pages: &[ByteRuns], end: StateDigest) -> Result<Machine, SnapshotError> {
+fn load(
+    start: SnapshotStart,
+    pages: &[ByteRuns],
+    end: StateDigest,
+) -> Result<Machine, SnapshotError> {
     let mut loader = SnapshotLoader::new(start)?;
     pages.iter().try_for_each(|piece| loader.pages(piece))?;
     loader.finish(end)
@@ -27,7 +31,10 @@ fn sparse_memory_above_four_gib_comes_back() {
     let image = image(5 * GIB);
     let mut rng = Rng(11);
     let places = [0, 4096, 3 * GIB - 8, 4 * GIB, 6 * GIB - 8, 64 * MIB + 8];
-    for at in places.into_iter().chain((0..700).map(|page| GIB + page * 8192)) {
+    for at in places
+        .into_iter()
+        .chain((0..700).map(|page| GIB + page * 8192))
+    {
         image.write(Gpa(at), &rng.next().to_le_bytes()).unwrap();
     }
     // Touched, and zero again: no page of the snapshot.
@@ -36,7 +43,11 @@ fn sparse_memory_above_four_gib_comes_back() {
     let mut machine = Machine::new(shape, image, vec![VcpuState::zeroed(&[]); 2]);
     let (start, pages, end) = frames(&mut machine);
     assert!(pages.len() > 1);
-    assert!(pages.iter().all(|piece| piece.encoded().len() <= SNAPSHOT_PAGES_BYTES));
+    assert!(
+        pages
+            .iter()
+            .all(|piece| piece.encoded().len() <= SNAPSHOT_PAGES_BYTES)
+    );
     let bytes: u64 = pages.iter().map(ByteRuns::run_bytes).sum();
     assert_eq!(bytes, (places.len() as u64 - 1 + 1 + 700) * 4096);
     let mut copy = load(start, &pages, end).unwrap();
@@ -87,12 +98,24 @@ fn whatever_changes_on_the_way_is_noticed() {
     let (start, pages, end) = frames(&mut machine);
     let cases: [(Damage, &str); 7] = [
         (|start, _| start.state_version += 1, "state layout"),
-        (|start, _| drop(start.vcpus.pop()), "1 vCPU states for 2 vCPUs"),
-        (|start, _| start.vcpus[1] = start.vcpus[1].slice(1..), "does not fit layout"),
-        (|start, _| start.devices = start.devices.slice(1..), "device state"),
+        (
+            |start, _| drop(start.vcpus.pop()),
+            "1 vCPU states for 2 vCPUs",
+        ),
+        (
+            |start, _| start.vcpus[1] = start.vcpus[1].slice(1..),
+            "does not fit layout",
+        ),
+        (
+            |start, _| start.devices = start.devices.slice(1..),
+            "device state",
+        ),
         (|start, _| start.guest_time.0 += 1, "another digest"),
         (|_, pages| drop(pages.pop()), "another digest"),
-        (|_, pages| pages.push(run(16 * MIB, 1)), "are not guest memory"),
+        (
+            |_, pages| pages.push(run(16 * MIB, 1)),
+            "are not guest memory",
+        ),
     ];
     for (damage, expected) in cases {
         let (mut start, mut pages) = (start.clone(), pages.clone());

@@ -18,7 +18,8 @@ const TO: u64 = 0x30_1000;
 fn residency(view: &View, address: u64) -> Residency {
     let page = view.layout().page_of(Gpa(address)).unwrap();
     let mut residency = None;
-    view.residency(&[page], |_, found| residency = Some(found)).unwrap();
+    view.residency(&[page], |_, found| residency = Some(found))
+        .unwrap();
     residency.unwrap()
 }
 
@@ -41,15 +42,27 @@ fn residency_tells_what_was_touched_and_how() {
         assert_eq!(view.load(Gpa(address)).unwrap(), 7);
         assert_eq!(residency(&view, address), Residency::Image);
         set(&image, address, 8);
-        assert_eq!(view.load(Gpa(address)).unwrap(), 8, "an untouched page follows the image");
+        assert_eq!(
+            view.load(Gpa(address)).unwrap(),
+            8,
+            "an untouched page follows the image"
+        );
         view.store(Gpa(address), 9).unwrap();
         assert_eq!(residency(&view, address), Residency::Private);
         set(&image, address, 10);
-        assert_eq!(view.load(Gpa(address)).unwrap(), 9, "a private page does not");
+        assert_eq!(
+            view.load(Gpa(address)).unwrap(),
+            9,
+            "a private page does not"
+        );
         assert!(!view.equals_image(page(&view, address)));
         view.refresh(page(&view, address));
         assert_eq!(view.load(Gpa(address)).unwrap(), 10);
-        assert_eq!(residency(&view, address), Residency::Private, "refreshed, so still held");
+        assert_eq!(
+            residency(&view, address),
+            Residency::Private,
+            "refreshed, so still held"
+        );
         view.store(Gpa(address), 11).unwrap();
         view.drop_pages(&[page(&view, address)]).unwrap();
         assert_eq!(residency(&view, address), Residency::Absent);
@@ -75,7 +88,11 @@ fn a_fault_maps_one_page() {
             40 => Residency::Private,
             _ => Residency::Absent,
         };
-        assert_eq!(residency(&view, FROM + page * 4096), expected, "page {page}");
+        assert_eq!(
+            residency(&view, FROM + page * 4096),
+            expected,
+            "page {page}"
+        );
     }
 }
 
@@ -88,7 +105,10 @@ fn views_are_isolated_and_changes_are_by_value() {
     let changes = |view: &View| {
         let mut out = ByteRunsBuilder::default();
         view.push_changes(page(view, FROM), &mut out);
-        out.finish().iter().map(|(at, bytes)| (at, bytes.to_vec())).collect::<Vec<_>>()
+        out.finish()
+            .iter()
+            .map(|(at, bytes)| (at, bytes.to_vec()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(changes(&views[0]), [(FROM + 8, vec![0x22, 0x11])]);
     views[0].store(Gpa(FROM + 8), 0).unwrap();
@@ -126,7 +146,12 @@ impl Copier {
         let mut vcpu = vm.vcpu(&host, VcpuIndex(0)).unwrap();
         vcpu.attach().unwrap();
         vcpu.restore(&states[0], Restore::Whole).unwrap();
-        Some(Self { image, vcpu, view, _vm: vm })
+        Some(Self {
+            image,
+            vcpu,
+            view,
+            _vm: vm,
+        })
     }
 
     /// The word that it found, and the pages that it was the first to write.
@@ -144,13 +169,18 @@ impl Copier {
 /// What a guest reads is resident, what it writes is private and reported; both again after a drop.
 #[test]
 fn a_guest_cannot_read_or_write_past_residency_and_ring() {
-    let Some(mut guest) = Copier::start() else { return };
+    let Some(mut guest) = Copier::start() else {
+        return;
+    };
     set(&guest.image, FROM, 5);
     let (from, to) = (page(&guest.view, FROM), page(&guest.view, TO));
     for round in 0..3 {
         let (value, written) = guest.turn();
         assert_eq!(value, 5);
-        assert!(written.contains(&to) && !written.contains(&from), "round {round}: {written:?}");
+        assert!(
+            written.contains(&to) && !written.contains(&from),
+            "round {round}: {written:?}"
+        );
         assert_eq!(residency(&guest.view, FROM), Residency::Image);
         assert_eq!(residency(&guest.view, TO), Residency::Private);
         let (_, written) = guest.turn();
@@ -163,7 +193,9 @@ fn a_guest_cannot_read_or_write_past_residency_and_ring() {
 /// Changes of the image, and of the view by this process, reach a guest that has the page mapped.
 #[test]
 fn a_guest_sees_what_its_view_shows() {
-    let Some(mut guest) = Copier::start() else { return };
+    let Some(mut guest) = Copier::start() else {
+        return;
+    };
     set(&guest.image, FROM, 1);
     assert_eq!(guest.turn().0, 1);
     set(&guest.image, FROM, 2);
