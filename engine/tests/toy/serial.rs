@@ -11,10 +11,11 @@ use crate::cpu::Limits;
 use crate::program::{Mix, Op};
 use crate::world::{Run, Setup, check_end, run, snapshot};
 
+/// Invariants 1, 8, 10 and 11. `SAMSARA_SEEDS=FROM..TO` tries other seeds than the usual ones.
 #[test]
 fn random_programs_are_serializable() {
     let (mut squashes, mut digests) = (0, 0);
-    for seed in 0..60 {
+    for seed in seeds() {
         let stats = run(&Setup::new(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         squashes += stats.squashes;
         digests += stats.digests;
@@ -24,6 +25,12 @@ fn random_programs_are_serializable() {
         "no contention to speak of: {squashes} squashes"
     );
     assert!(digests > 100, "{digests} digests");
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let range = std::env::var("SAMSARA_SEEDS").ok();
+    let ends = range.as_deref().and_then(|range| range.split_once(".."));
+    ends.map_or(0..60, |(from, to)| from.parse().unwrap()..to.parse().unwrap())
 }
 
 /// Invariant 5: a squash restores everything, at every kind of chunk end.
@@ -73,6 +80,34 @@ fn adversarial_conflicts_make_progress() {
         );
         assert!(stats.squashes >= 2 * stats.exclusive_chunks);
     }
+}
+
+/// Invariant 11: how much is typed is decided at its commit, so typists cannot overrun the queue.
+#[test]
+fn many_type_at_once() {
+    let setup = Setup::new(2);
+    let programs = setup.programs();
+    let run = Run::start(&setup, programs.clone());
+    let room = run.recorder.peek(|machine| machine.devices().console_room());
+    let typist = || {
+        let mut total = 0;
+        while total < room {
+            match run.recorder.console_input(&[7; 1000]).unwrap() {
+                0 => break,
+                taken => total += taken,
+            }
+        }
+        total
+    };
+    let typed: usize = std::thread::scope(|scope| {
+        let typists: Vec<_> = (0..4).map(|_| scope.spawn(typist)).collect();
+        typists.into_iter().map(|typist| typist.join().unwrap()).sum()
+    });
+    run.wait().unwrap();
+    let (consumer, _) = run.check().unwrap();
+    let machine = consumer.machine().unwrap();
+    assert_eq!(machine.devices().console_room(), room - typed);
+    check_end(machine, &programs).unwrap();
 }
 
 #[test]
