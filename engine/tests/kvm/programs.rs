@@ -1,5 +1,7 @@
 //! Every guest program gives the same answer natively and recorded, and a consumer follows it.
 
+use std::time::Duration;
+
 use samsara_engine::Faults;
 use samsara_machine::Ended;
 use samsara_machine::kvm::Host;
@@ -85,6 +87,28 @@ fn all_programs_on_two_vcpus() {
 #[test]
 fn all_programs_on_four_vcpus() {
     all_programs(4);
+}
+
+/// Invariant 8, at length.
+#[test]
+#[ignore = "takes minutes; run with --ignored"]
+fn litmus_at_length() {
+    let Some(host) = host() else { return };
+    for vcpus in [2, 4] {
+        let params = "test=all iters=100000";
+        let guest = Guest {
+            memory_mib: 64,
+            ..Guest::new("litmus", params, vcpus)
+        };
+        let patience = Duration::from_secs(600);
+        let (answer, stats) =
+            recorded(&host, &guest, settings(Faults::default()), patience).unwrap();
+        println!(
+            "{vcpus} vCPUs: {} commits, {} squashes",
+            stats.commits, stats.squashes
+        );
+        assert!(answer.is_right(), "{answer:?}");
+    }
 }
 
 /// What stops a machine is the same text, natively, recorded, and after squashes.

@@ -30,7 +30,9 @@ fn random_programs_are_serializable() {
 fn seeds() -> std::ops::Range<u64> {
     let range = std::env::var("SAMSARA_SEEDS").ok();
     let ends = range.as_deref().and_then(|range| range.split_once(".."));
-    ends.map_or(0..60, |(from, to)| from.parse().unwrap()..to.parse().unwrap())
+    ends.map_or(0..60, |(from, to)| {
+        from.parse().unwrap()..to.parse().unwrap()
+    })
 }
 
 /// Invariant 5: a squash restores everything, at every kind of chunk end.
@@ -85,10 +87,15 @@ fn adversarial_conflicts_make_progress() {
 /// Invariant 11: how much is typed is decided at its commit, so typists cannot overrun the queue.
 #[test]
 fn many_type_at_once() {
-    let setup = Setup::new(2);
+    (0..12).for_each(|seed| typists(&Setup::new(seed)));
+}
+
+fn typists(setup: &Setup) {
     let programs = setup.programs();
-    let run = Run::start(&setup, programs.clone());
-    let room = run.recorder.peek(|machine| machine.devices().console_room());
+    let run = Run::start(setup, programs.clone());
+    let room = run
+        .recorder
+        .peek(|machine| machine.devices().console_room());
     let typist = || {
         let mut total = 0;
         while total < room {
@@ -101,7 +108,10 @@ fn many_type_at_once() {
     };
     let typed: usize = std::thread::scope(|scope| {
         let typists: Vec<_> = (0..4).map(|_| scope.spawn(typist)).collect();
-        typists.into_iter().map(|typist| typist.join().unwrap()).sum()
+        typists
+            .into_iter()
+            .map(|typist| typist.join().unwrap())
+            .sum()
     });
     run.wait().unwrap();
     let (consumer, _) = run.check().unwrap();
