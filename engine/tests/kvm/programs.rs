@@ -100,7 +100,7 @@ fn litmus_at_length() {
             memory_mib: 64,
             ..Guest::new("litmus", params, vcpus)
         };
-        let patience = Duration::from_secs(600);
+        let patience = Duration::from_mins(10);
         let (answer, stats) =
             recorded(&host, &guest, settings(Faults::default()), patience).unwrap();
         println!(
