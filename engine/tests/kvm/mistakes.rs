@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use samsara_engine::{Faults, Mistake};
 
-use crate::world::{Guest, PATIENCE, host, recorded, settings};
+use crate::world::{Answer, Guest, PATIENCE, host, recorded, settings};
 
 const TRIES: usize = 8;
 /// A guest whose locks no longer work may also never end.
@@ -46,9 +46,30 @@ fn is_noticed(guest: &Guest, mistake: Mistake, squash_every: u64) {
     panic!("{mistake:?} goes unnoticed by {}", guest.name);
 }
 
+/// Not just an error somewhere: store buffering shows the outcome that x86 forbids.
 #[test]
 fn litmus_notices_lost_residency() {
-    is_noticed(&litmus(), Mistake::IgnoreResidency, 0);
+    let Some(host) = host() else { return };
+    let params = "test=sb iters=20000 batch=512 cut=64";
+    let guest = Guest {
+        memory_mib: 64,
+        ..Guest::new("litmus", params, 2)
+    };
+    let run = |mistake| {
+        let faults = Faults {
+            mistake,
+            ..Faults::default()
+        };
+        recorded(&host, &guest, settings(faults), IMPATIENCE).map(|(answer, _)| answer)
+    };
+    let sound = run(None).unwrap();
+    assert!(sound.is_right(), "without a mistake: {sound:?}");
+    let shows = |answer: &Answer| String::from_utf8_lossy(&answer.console).contains("FORBIDDEN");
+    let found = (0..TRIES).find_map(|_| run(Some(Mistake::IgnoreResidency)).ok().filter(shows));
+    println!(
+        "{:?}",
+        found.expect("no forbidden outcome without residency")
+    );
 }
 
 #[test]
