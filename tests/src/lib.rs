@@ -1,1 +1,30 @@
-//! End-to-end tests.
+//! Runs whole hosts: real daemons with real certificates, on this machine, that are watched, killed and paused.
+//!
+//! The end-to-end tests, `cargo demo` and `cargo overhead` use it. A [`Site`] is a directory with a CA and an arbiter; a
+//! [`Seat`] is what one host has of its own; a [`Host`] is a daemon in a seat; a [`Pair`] is two of them with a [`Guest`].
+//! Whatever is waited for is waited for with a bound.
+
+#![forbid(unsafe_code)]
+
+mod binaries;
+mod capture;
+mod error;
+mod host;
+mod joint;
+mod machine;
+mod pair;
+pub mod seed;
+mod site;
+pub mod tree;
+pub mod wait;
+
+pub use binaries::{Binaries, DIRECTORY_VARIABLE};
+pub use capture::Capture;
+pub use error::HarnessError;
+pub use host::{Host, run_to_end, wait_file};
+pub use joint::Joint;
+pub use machine::{Machine, kvm, kvm_or_skip};
+pub use pair::{Guest, Pair};
+pub use samsarad::report::Report;
+pub use samsarad::status::Status;
+pub use site::{Seat, Site};

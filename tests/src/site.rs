@@ -1,0 +1,182 @@
+//! What hosts share and what each has of its own: certificates, arbiter, addresses, files.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use tempfile::TempDir;
+
+use crate::{Binaries, HarnessError};
+
+/// Ports below those that the system gives to whoever connects, so that nobody takes one in between.
+const PORTS: std::ops::Range<u16> = 12000..30000;
+
+/// A temporary directory with a CA and an arbiter; goes when it is dropped.
+#[derive(Debug)]
+pub struct Site {
+    directory: TempDir,
+    binaries: &'static Binaries,
+}
+
+/// What a host has of its own, whichever process is the host.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// Where it takes backups.
+    pub address: SocketAddr,
+    /// Where it shows its metrics.
+    pub metrics: SocketAddr,
+    /// Its files.
+    pub directory: PathBuf,
+}
+
+impl Site {
+    /// Makes a CA and an arbiter's directory.
+    pub fn new() -> Result<Self, HarnessError> {
+        let binaries = Binaries::locate()?;
+        let directory =
+            TempDir::with_prefix("samsara-").map_err(HarnessError::file(std::env::temp_dir()))?;
+        let site = Self {
+            directory,
+            binaries,
+        };
+        let arbiter = site.arbiter();
+        fs::create_dir(&arbiter).map_err(HarnessError::file(arbiter))?;
+        let ca = site.ca();
+        site.ctl(&["pki", "init", "--dir", &text(&ca)])?;
+        Ok(site)
+    }
+
+    /// The programs that run here.
+    pub const fn binaries(&self) -> &'static Binaries {
+        self.binaries
+    }
+
+    /// A path in the site's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The arbiter's directory.
+    pub fn arbiter(&self) -> PathBuf {
+        self.path("arbiter")
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.path("ca")
+    }
+
+    /// Makes a host: a directory with a certificate of its own, and addresses.
+    pub fn seat(&self, name: &str) -> Result<Seat, HarnessError> {
+        let directory = self.path(name);
+        fs::create_dir(&directory).map_err(HarnessError::file(&directory))?;
+        let (ca, out) = (text(&self.ca()), text(&directory));
+        self.ctl(&["pki", "issue", "--dir", &ca, "--out", &out, "--name", name])?;
+        let ca = directory.join("ca.pem");
+        if !ca.exists() {
+            fs::copy(self.ca().join("ca.pem"), &ca).map_err(HarnessError::file(&ca))?;
+        }
+        let (address, metrics) = (free_address()?, free_address()?);
+        Ok(Seat {
+            name: name.to_owned(),
+            address,
+            metrics,
+            directory,
+        })
+    }
+
+    /// Writes a file of the site.
+    pub fn write(&self, name: &str, contents: &[u8]) -> Result<PathBuf, HarnessError> {
+        let path = self.path(name);
+        fs::write(&path, contents).map_err(HarnessError::file(&path))?;
+        Ok(path)
+    }
+
+    /// Runs samsaractl; gives what it prints.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String, HarnessError> {
+        let command = arguments.join(" ");
+        let output = Command::new(&self.binaries.samsaractl)
+            .args(arguments)
+            .output();
+        let output = output.map_err(|source| HarnessError::Process {
+            what: format!("cannot run samsaractl {command}"),
+            source,
+        })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(HarnessError::Ctl { command, said })
+    }
+}
+
+impl Seat {
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    /// Where its daemon writes its report.
+    pub fn report(&self) -> PathBuf {
+        self.directory.join("report.json")
+    }
+
+    /// The settings of this host in a pair with `peer`.
+    pub fn settings(&self, peer: &Self) -> Vec<String> {
+        let file = |name: String| text(&self.directory.join(name));
+        vec![
+            format!("replication.listen={}", self.address),
+            format!("replication.peer={}", peer.address),
+            format!("replication.peer_name={}", peer.name),
+            format!("replication.host_name={}", self.name),
+            format!("tls.ca={}", file("ca.pem".into())),
+            format!("tls.cert={}", file(format!("{}.pem", self.name))),
+            format!("tls.key={}", file(format!("{}.key", self.name))),
+            format!("metrics.listen={}", self.metrics),
+        ]
+    }
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// An address that nobody uses, neither for UDP nor for TCP; not given twice in a process.
+fn free_address() -> Result<SocketAddr, HarnessError> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Processes that run at the same time begin at different places.
+    let first = (std::process::id().wrapping_mul(97) % u32::from(count)) as u16;
+    for _ in 0..count {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(first) % count;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + offset));
+        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err(HarnessError::NoPort {
+        from: PORTS.start,
+        to: PORTS.end,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_free_and_differ() {
+        let taken = free_address().unwrap();
+        let _socket = UdpSocket::bind(taken).unwrap();
+        let others: Vec<SocketAddr> = (0..50).map(|_| free_address().unwrap()).collect();
+        assert!(!others.contains(&taken));
+        let mut distinct = others.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), others.len());
+    }
+}
