@@ -55,17 +55,18 @@ fn litmus_notices_lost_residency() {
         memory_mib: 64,
         ..Guest::new("litmus", params, 2)
     };
-    let run = |mistake| {
+    let run = |mistake, patience| {
         let faults = Faults {
             mistake,
             ..Faults::default()
         };
-        recorded(&host, &guest, settings(faults), IMPATIENCE).map(|(answer, _)| answer)
+        recorded(&host, &guest, settings(faults), patience).map(|(answer, _)| answer)
     };
-    let sound = run(None).unwrap();
+    let sound = run(None, PATIENCE).unwrap();
     assert!(sound.is_right(), "without a mistake: {sound:?}");
     let shows = |answer: &Answer| String::from_utf8_lossy(&answer.console).contains("FORBIDDEN");
-    let found = (0..TRIES).find_map(|_| run(Some(Mistake::IgnoreResidency)).ok().filter(shows));
+    let lost = || run(Some(Mistake::IgnoreResidency), IMPATIENCE).ok();
+    let found = (0..TRIES).find_map(|_| lost().filter(shows));
     println!(
         "{:?}",
         found.expect("no forbidden outcome without residency")
