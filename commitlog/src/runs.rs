@@ -3,7 +3,7 @@
 //! Encoding: for each run, in rising address order without overlap, varint of the distance from the
 //! end of the run before it (from 0 for the first), varint of the length (at least 1), the bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::varint::{take_varint, varint};
 
@@ -99,7 +99,7 @@ impl ByteRuns {
 /// Builds [`ByteRuns`] from runs given in rising order.
 #[derive(Debug, Default)]
 pub struct ByteRunsBuilder {
-    encoded: BytesMut,
+    encoded: Vec<u8>,
     end: u64,
 }
 
@@ -115,10 +115,14 @@ impl ByteRunsBuilder {
             self.end
         );
         for number in [address - self.end, bytes.len() as u64] {
-            let (digits, count) = varint(number);
-            self.encoded.put_slice(&digits[..count]);
+            if number < 0x80 {
+                self.encoded.push(number as u8);
+            } else {
+                let (digits, count) = varint(number);
+                self.encoded.extend_from_slice(&digits[..count]);
+            }
         }
-        self.encoded.put_slice(bytes);
+        self.encoded.extend_from_slice(bytes);
         self.end = address + bytes.len() as u64;
     }
 
@@ -129,7 +133,7 @@ impl ByteRunsBuilder {
 
     /// The runs.
     pub fn finish(self) -> ByteRuns {
-        ByteRuns(self.encoded.freeze())
+        ByteRuns(self.encoded.into())
     }
 }
 

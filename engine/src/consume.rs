@@ -1,7 +1,7 @@
 //! Following a log: a backup, or a reader of a log file.
 
 use samsara_commitlog::{CommitSeq, Frame, StateDigest};
-use samsara_machine::machine::{Check, SnapshotError, SnapshotLoader};
+use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::{ApplyError, Machine, Output};
 
 /// Why a frame cannot be followed.
@@ -81,7 +81,7 @@ impl Consumer {
                 State::Following(Box::new(loader.finish(*digest)?))
             }
             (State::Following(mut machine), Frame::Record(record)) => {
-                let applied = machine.apply(record, Check::Digest)?;
+                let applied = machine.apply(record, Source::Record)?;
                 return Ok((State::Following(machine), applied.outputs));
             }
             (State::Following(mut machine), Frame::Digest(expected)) => {

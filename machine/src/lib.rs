@@ -10,4 +10,4 @@ pub mod machine;
 pub mod memory;
 pub mod vcpu;
 
-pub use machine::{Applied, ApplyError, Check, Ended, Machine, Output};
+pub use machine::{Applied, ApplyError, Ended, Machine, Output, Source};

@@ -7,25 +7,22 @@ use samsara_commitlog::{
     Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit,
     Record, VcpuIndex,
 };
-use samsara_machine::Machine;
 use samsara_machine::bare::{Seen, interpret};
 use samsara_machine::kvm::{RawExit, Restore};
 use samsara_machine::machine::ChunkDigest;
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 use samsara_machine::vcpu::VcpuState;
+use samsara_machine::{Machine, Source};
 
 use super::committer::Shared;
-use super::contended::Contended;
 use super::faults::Mistake;
 use super::held::HeldPages;
 use super::lane::Lane;
-use super::pacing::{Pacing, Waiting};
+use super::pacing::{Company, Pacing, Waiting};
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
 
-/// A stale held page that changed within so many chunks is refreshed; others are dropped.
-const REFRESH_AGE: u32 = 8;
 /// Held pages that have not changed for so many chunks are released when a view holds too many.
 const COLD_AGE: u32 = 16;
 /// Pages that the instruction of a load may still write when it gets its value.
@@ -51,7 +48,14 @@ struct Found {
     boundary: Boundary,
     exit: Exit,
     /// `None` for a load: its instruction stores only once it has its value.
-    memory: Option<(ByteRuns, ChunkDigest)>,
+    memory: Option<Changes>,
+}
+
+/// The memory that a chunk changed.
+struct Changes {
+    runs: ByteRuns,
+    pages: Vec<PageIndex>,
+    digest: ChunkDigest,
 }
 
 /// Runs the chunks of one vCPU, on its thread.
@@ -60,7 +64,6 @@ pub(super) struct ChunkRunner<C> {
     shared: Arc<Shared>,
     cpu: C,
     held: HeldPages,
-    contended: Contended,
     pacing: Pacing,
     /// The vCPU at its last commit.
     start: VcpuState,
@@ -99,7 +102,6 @@ impl<C: Cpu> ChunkRunner<C> {
             shared,
             cpu,
             held: HeldPages::default(),
-            contended: Contended::default(),
             pacing,
             held_pages_max,
             chunks: 0,
@@ -114,8 +116,8 @@ impl<C: Cpu> ChunkRunner<C> {
         &self.shared.stats.lanes[usize::from(self.index.0)]
     }
 
-    pub(super) fn must_be_exclusive(&self) -> bool {
-        self.pacing.must_be_exclusive()
+    pub(super) fn company(&self) -> Company {
+        self.pacing.company()
     }
 
     /// Runs one chunk to its commit or squash.
@@ -173,7 +175,7 @@ impl<C: Cpu> ChunkRunner<C> {
     /// Whether the chunk must go though nobody has overwritten what it read: it has written more
     /// than a record may carry, which a shorter one will not; or a test wants it.
     fn is_void(&self) -> bool {
-        let is_exclusive = self.must_be_exclusive();
+        let is_exclusive = self.company() == Company::None;
         self.held.count() > Effects::PAGES_MAX - LOAD_PAGES_MAX
             || (!is_exclusive && self.shared.settings.faults.squashes(self.chunks))
     }
@@ -226,16 +228,18 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(published)
     }
 
-    /// Brings stale pages up to date: refreshed where this vCPU keeps writing them, else dropped.
+    /// Brings stale pages up to date. A held page is refreshed, which costs a copy; dropping it
+    /// would cost a hundred times that in faults when it is written again. Others are dropped.
     fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
         if self.shared.settings.faults.makes(Mistake::SkipSettle) {
             return Ok(());
         }
         let mut dropped = Vec::new();
         for &(page, _) in stale {
-            match self.held.age(page) {
-                Some(age) if age < REFRESH_AGE => self.lane().view.refresh(page),
-                _ => dropped.push(page),
+            if self.lane().held.contains(page) {
+                self.lane().view.refresh(page);
+            } else {
+                dropped.push(page);
             }
         }
         self.drop_pages(&dropped)
@@ -266,9 +270,6 @@ impl<C: Cpu> ChunkRunner<C> {
             for page in self.held.pages() {
                 self.shared.lane(self.index).view.refresh(page);
             }
-        }
-        for &(page, _) in stale {
-            self.contended.insert(page);
         }
         self.settle_pages(stale)?;
         self.release()?;
@@ -306,7 +307,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// The bytes in which the held pages differ from the image.
-    fn changes(&mut self) -> (ByteRuns, ChunkDigest) {
+    fn changes(&mut self) -> Changes {
         let Self {
             held,
             shared,
@@ -315,10 +316,21 @@ impl<C: Cpu> ChunkRunner<C> {
         } = self;
         let view = &shared.lane(*index).view;
         let mut runs = ByteRunsBuilder::default();
-        held.visit(|page| view.push_changes(page, &mut runs));
-        let memory = runs.finish();
-        let digest = ChunkDigest::new(&memory);
-        (memory, digest)
+        let mut pages = Vec::new();
+        held.visit(|page| {
+            let is_changed = view.push_changes(page, &mut runs);
+            if is_changed {
+                pages.push(page);
+            }
+            is_changed
+        });
+        let runs = runs.finish();
+        let digest = ChunkDigest::new(&runs);
+        Changes {
+            runs,
+            pages,
+            digest,
+        }
     }
 
     fn commit(
@@ -340,8 +352,9 @@ impl<C: Cpu> ChunkRunner<C> {
             return Ok(Outcome::Abandoned);
         }
         let boundary = result.boundary;
-        let (record, changed_memory) = self.record(&machine, result)?;
-        let written = shared.commit(&mut machine, record, Some(self.index))?;
+        let (record, pages) = self.record(&machine, result)?;
+        let source = Source::View(&self.lane().view, &pages);
+        let written = shared.commit(&mut machine, record, Some(self.index), source)?;
         assert!(
             machine.vcpu(self.index) == &self.end,
             "invariant 2: the committed state of vCPU {} is not the one it has",
@@ -351,13 +364,17 @@ impl<C: Cpu> ChunkRunner<C> {
         shared.stats.commit.add(locked.elapsed());
         std::mem::swap(&mut self.start, &mut self.end);
         shared.kick_stale(&written, Some(self.index));
-        self.after_commit(boundary, changed_memory, ran)?;
+        self.after_commit(boundary, !pages.is_empty(), ran)?;
         Ok(Outcome::Committed)
     }
 
-    /// Makes the chunk's record, under the commit lock, and says whether it changes memory. Loads
+    /// Makes the chunk's record, under the commit lock, and gives the pages that it changes. Loads
     /// get their value here, from the devices as they are at this commit.
-    fn record(&mut self, machine: &Machine, result: Found) -> Result<(Record, bool), EngineError> {
+    fn record(
+        &mut self,
+        machine: &Machine,
+        result: Found,
+    ) -> Result<(Record, Vec<PageIndex>), EngineError> {
         let Found {
             started_after,
             boundary,
@@ -377,8 +394,11 @@ impl<C: Cpu> ChunkRunner<C> {
             }
             self.harvest()?;
         }
-        let (memory, digest) = memory.unwrap_or_else(|| self.changes());
-        let changed_memory = !memory.is_empty();
+        let Changes {
+            runs: memory,
+            pages,
+            digest,
+        } = memory.unwrap_or_else(|| self.changes());
         let vcpu = self.end.changes_since(&self.start);
         count(
             &self.shared.stats.effect_bytes,
@@ -399,7 +419,7 @@ impl<C: Cpu> ChunkRunner<C> {
                 guest_time,
                 commit,
             },
-            changed_memory,
+            pages,
         ))
     }
 
@@ -426,12 +446,6 @@ impl<C: Cpu> ChunkRunner<C> {
                 .filter(|(index, _)| *index != own);
             others.for_each(|(_, lane)| lane.kick_if_running_for(least));
         }
-        let contended = self.contended.after_commit();
-        let untouched: Vec<_> = contended
-            .into_iter()
-            .filter(|&page| self.held.age(page) != Some(0))
-            .collect();
-        self.drop_pages(&untouched)?;
         Ok(self.release()?)
     }
 

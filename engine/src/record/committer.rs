@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
 use samsara_machine::memory::PageIndex;
-use samsara_machine::{Applied, ApplyError, Check, Machine};
+use samsara_machine::{Applied, ApplyError, Machine, Source};
 
 use super::faults::Faults;
 use super::lane::Lane;
+use super::rotation::Rotation;
 use crate::outside::{Item, Outside};
 use crate::stats::{Stats, count};
 
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     machine: Mutex<Machine>,
     /// Read by chunks, written by whoever must have the vCPUs stand still.
     pub(super) turns: RwLock<()>,
+    /// Among vCPUs that keep conflicting.
+    pub(super) rotation: Rotation,
     pub(super) lanes: Vec<Lane>,
     pub(super) outside: Arc<dyn Outside>,
     pub(super) stats: Arc<Stats>,
@@ -64,6 +67,7 @@ impl Shared {
             clock_base: machine.guest_time(),
             machine: Mutex::new(machine),
             turns: RwLock::new(()),
+            rotation: Rotation::default(),
             lanes,
             outside,
             stats,
@@ -136,9 +140,10 @@ impl Shared {
         machine: &mut Machine,
         record: Record,
         by: Option<VcpuIndex>,
+        source: Source<'_>,
     ) -> Result<Arc<[PageIndex]>, ApplyError> {
         let seq = record.seq;
-        let Applied { written, outputs } = machine.apply(&record, Check::Produced)?;
+        let Applied { written, outputs } = machine.apply(&record, source)?;
         let written: Arc<[PageIndex]> = self.settings.faults.told(&written).into();
         if !written.is_empty() {
             for (index, lane) in self.lanes.iter().enumerate() {
@@ -186,7 +191,7 @@ impl Shared {
                 guest_time,
                 commit: Commit::Input(input),
             };
-            self.commit(&mut machine, record, None)?
+            self.commit(&mut machine, record, None, Source::Record)?
         };
         self.kick_stale(&written, None);
         Ok(())

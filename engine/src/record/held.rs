@@ -86,15 +86,6 @@ impl HeldPages {
         }
     }
 
-    /// Chunks since a held page last changed; `None` if it is not held.
-    pub(super) fn age(&self, page: PageIndex) -> Option<u32> {
-        let place = self
-            .pages
-            .binary_search_by_key(&page, |held| held.page)
-            .ok()?;
-        Some(self.now.wrapping_sub(self.pages[place].changed_at))
-    }
-
     pub(super) fn pages(&self) -> impl Iterator<Item = PageIndex> {
         self.pages.iter().map(|held| held.page)
     }
@@ -143,9 +134,6 @@ mod tests {
         );
         held.end_chunk();
         held.visit(|page| page.0 == 3);
-        assert_eq!(held.age(PageIndex(3)), Some(0));
-        assert_eq!(held.age(PageIndex(7)), Some(1));
-        assert_eq!(held.age(PageIndex(8)), None);
         let cold = held.colder_than(1);
         assert_eq!(cold, [PageIndex(7), PageIndex(99)]);
         held.remove(&set, &cold);

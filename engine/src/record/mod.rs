@@ -19,12 +19,12 @@
 
 mod chunk;
 mod committer;
-mod contended;
 mod faults;
 mod held;
 mod lane;
 mod pacing;
 mod recorder;
+mod rotation;
 mod worker;
 
 pub use committer::Settings;

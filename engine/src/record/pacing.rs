@@ -1,13 +1,28 @@
-//! How long a chunk may run.
+//! How long a chunk may run, and beside whom.
 //!
 //! Long chunks cost little for computing, and much when they are lost or when others wait for what
 //! they have not committed. So a chunk's length grows while chunks commit at their timer, and
 //! shrinks when one is squashed. A vCPU whose chunk changed no memory is probably waiting for
 //! another: its next chunks start short, and it asks the others to commit what they have.
+//!
+//! vCPUs that write the same pages all the time gain nothing from running in parallel: they lose
+//! one chunk for each that commits, and pay for the loss. After a few squashes such a vCPU takes
+//! turns with the others that do, for some chunks, then tries again; each time that fails the
+//! turns last longer. A chunk that loses even so runs alone.
 
 use std::time::Duration;
 
-/// Chunk length of one vCPU.
+/// A squash weighs as much as so many commits.
+const SQUASH_WEIGHT: u32 = 4;
+/// From this weight of recent squashes on, a vCPU takes turns.
+const CONTENDED: u32 = 8;
+/// Chunks for which turns are taken, the first time and at most.
+const TURNS_MIN: u32 = 8;
+const TURNS_MAX: u32 = 128;
+/// Shortest chunk in a turn: what a change of turns costs is spread over it.
+const TURN_LENGTH_MIN: Duration = Duration::from_millis(1);
+
+/// Chunk length and company of one vCPU.
 #[derive(Debug)]
 pub(super) struct Pacing {
     min: Duration,
@@ -16,6 +31,23 @@ pub(super) struct Pacing {
     idle_chunks: u32,
     squashes: u32,
     exclusive_after: u32,
+    /// Weight of recent squashes.
+    contention: u32,
+    /// Chunks for which this vCPU still takes turns.
+    turns_left: u32,
+    /// Chunks for which it will the next time.
+    turns: u32,
+}
+
+/// Beside whom a chunk runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Beside all others.
+    All,
+    /// Beside those that do not take turns.
+    Turns,
+    /// Alone.
+    None,
 }
 
 /// What to tell the others after a commit.
@@ -29,34 +61,50 @@ pub(super) enum Waiting {
 
 impl Pacing {
     pub(super) fn new(min: Duration, max: Duration, exclusive_after: u32) -> Self {
-        let length = (min * 4).min(max);
         Self {
             min,
             max,
-            length,
+            length: (min * 4).min(max),
             idle_chunks: 0,
             squashes: 0,
             exclusive_after,
+            contention: 0,
+            turns_left: 0,
+            turns: TURNS_MIN,
         }
     }
 
     /// How long the next chunk may run.
     pub(super) fn limit(&self) -> Duration {
-        if self.idle_chunks == 0 {
-            return self.length;
+        if self.idle_chunks > 0 {
+            return (self.min * (1 << self.idle_chunks.min(8))).min(self.max);
         }
-        (self.min * (1 << self.idle_chunks.min(8))).min(self.max)
+        if self.turns_left > 0 {
+            return self.length.max(TURN_LENGTH_MIN).min(self.max);
+        }
+        self.length
     }
 
-    /// Whether the next chunk must run alone: it has lost too often.
-    pub(super) fn must_be_exclusive(&self) -> bool {
-        self.squashes >= self.exclusive_after
+    /// Beside whom the next chunk runs.
+    pub(super) fn company(&self) -> Company {
+        if self.squashes >= self.exclusive_after {
+            Company::None
+        } else if self.turns_left > 0 {
+            Company::Turns
+        } else {
+            Company::All
+        }
     }
 
     /// A chunk was squashed.
     pub(super) fn squashed(&mut self) {
         self.squashes += 1;
         self.length = (self.length / 2).max(self.min);
+        self.contention += SQUASH_WEIGHT;
+        if self.turns_left == 0 && self.contention >= CONTENDED {
+            self.turns_left = self.turns;
+            self.turns = (self.turns * 2).min(TURNS_MAX);
+        }
     }
 
     /// A chunk committed; `cut_by_timer` if nothing else ended it.
@@ -68,12 +116,25 @@ impl Pacing {
             self.idle_chunks += 1;
         }
         if cut_by_timer && changed_memory {
-            self.length = (self.length * 5 / 4).min(self.max);
+            self.length = (self.length * 3 / 2).min(self.max);
         }
+        self.count_turn();
         if self.idle_chunks > 0 {
             Waiting::Yes
         } else {
             Waiting::No
+        }
+    }
+
+    fn count_turn(&mut self) {
+        if self.turns_left > 0 {
+            self.turns_left -= 1;
+            // One more squash and turns are taken again.
+            self.contention = CONTENDED - SQUASH_WEIGHT;
+        } else if self.contention > 0 {
+            self.contention -= 1;
+        } else {
+            self.turns = TURNS_MIN;
         }
     }
 }
@@ -82,25 +143,56 @@ impl Pacing {
 mod tests {
     use super::*;
 
+    const MIN: Duration = Duration::from_micros(200);
+    const MAX: Duration = Duration::from_millis(5);
+
     #[test]
     fn length_adapts_within_its_bounds() {
-        let (min, max) = (Duration::from_micros(200), Duration::from_millis(5));
-        let mut pacing = Pacing::new(min, max, 4);
+        let mut pacing = Pacing::new(MIN, MAX, 4);
         for _ in 0..40 {
             assert_eq!(pacing.committed(true, true), Waiting::No);
         }
-        assert_eq!(pacing.limit(), max);
+        assert_eq!(pacing.limit(), MAX);
         for _ in 0..40 {
             pacing.squashed();
         }
-        assert_eq!(pacing.limit(), min);
-        assert!(pacing.must_be_exclusive());
+        assert_eq!(pacing.limit(), TURN_LENGTH_MIN);
+        assert_eq!(pacing.company(), Company::None);
         assert_eq!(pacing.committed(true, false), Waiting::Yes);
-        assert!(!pacing.must_be_exclusive());
-        assert!(pacing.limit() <= min * 2);
+        assert_ne!(pacing.company(), Company::None);
+        assert!(pacing.limit() <= MIN * 2);
         for _ in 0..40 {
             pacing.committed(true, false);
         }
-        assert_eq!(pacing.limit(), max);
+        assert_eq!(pacing.limit(), MAX);
+    }
+
+    #[test]
+    fn turns_are_taken_longer_each_time_that_running_beside_others_fails() {
+        let mut pacing = Pacing::new(MIN, MAX, 4);
+        pacing.squashed();
+        assert_eq!(pacing.company(), Company::All, "one conflict is no habit");
+        let mut turns = Vec::new();
+        for _ in 0..6 {
+            while pacing.company() == Company::All {
+                pacing.squashed();
+            }
+            let mut count = 0;
+            while pacing.company() == Company::Turns {
+                pacing.committed(true, true);
+                count += 1;
+            }
+            turns.push(count);
+        }
+        assert_eq!(turns, [8, 16, 32, 64, 128, 128]);
+        for _ in 0..CONTENDED + 1 {
+            pacing.committed(true, true);
+        }
+        pacing.squashed();
+        pacing.squashed();
+        let again = std::iter::from_fn(|| {
+            (pacing.company() == Company::Turns).then(|| pacing.committed(true, true))
+        });
+        assert_eq!(again.count(), 8, "forgotten after a quiet time");
     }
 }

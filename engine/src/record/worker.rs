@@ -7,6 +7,7 @@ use samsara_machine::bare::Operation;
 
 use super::chunk::{ChunkRunner, Outcome};
 use super::committer::Shared;
+use super::pacing::Company;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
@@ -57,20 +58,21 @@ fn next(index: VcpuIndex, shared: &Shared) -> Next {
     }
 }
 
-/// One chunk, in its turn: beside the others, or alone after it has lost too often.
+/// One chunk: beside the others, in turn, or alone, as its recent past asks.
 fn chunk<C: Cpu>(shared: &Shared, runner: &mut ChunkRunner<C>) -> Result<(), EngineError> {
     shared.outside.wait_for_room();
-    if runner.must_be_exclusive() {
+    let company = runner.company();
+    if company == Company::None {
         shared.kick_all();
         let _alone = shared.turns.write().unwrap_or_else(PoisonError::into_inner);
         if runner.run_chunk()? == Outcome::Committed {
             count(&runner.stats().exclusive_chunks, 1);
         }
-    } else {
-        let _turn = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
-        runner.run_chunk()?;
+        return Ok(());
     }
-    Ok(())
+    let _turn = (company == Company::Turns).then(|| shared.rotation.enter());
+    let _beside = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+    runner.run_chunk().map(drop)
 }
 
 /// Moves the next bytes of a device operation, as a commit of its own.

@@ -5,7 +5,7 @@ use samsara_commitlog::{Chunk, ChunkResult, Commit, CommitSeq, Effects, Record, 
 
 use super::{ChunkDigest, Ended, Machine, Output};
 use crate::bare::{DeviceError, Effect};
-use crate::memory::{MemoryError, PageIndex};
+use crate::memory::{MemoryError, PageIndex, View};
 use crate::vcpu::StateError;
 
 /// Why a record cannot follow this state. The record, or the state, is wrong.
@@ -72,13 +72,15 @@ pub enum ApplyError {
     },
 }
 
-/// Whether a chunk's digest is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// By consumers: the record came from elsewhere.
-    Digest,
-    /// By the producer, which has just made the digest from the same bytes.
-    Produced,
+/// Where a chunk's result is taken from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The record, by consumers: it came from elsewhere, so its digest is compared.
+    Record,
+    /// The view that produced it, with the pages that the record's effects describe (rising):
+    /// whole pages are copied faster than many small runs. The vCPU stands still, and nobody else
+    /// has committed to these pages since the runs were found.
+    View(&'a View, &'a [PageIndex]),
 }
 
 /// What a commit did besides changing the state.
@@ -94,14 +96,14 @@ impl Machine {
     /// Applies the next record.
     ///
     /// On an error the state may be half changed: the machine must not be used further.
-    pub fn apply(&mut self, record: &Record, check: Check) -> Result<Applied, ApplyError> {
+    pub fn apply(&mut self, record: &Record, source: Source<'_>) -> Result<Applied, ApplyError> {
         self.check_order(record)?;
         self.seq = record.seq;
         self.guest_time = record.guest_time;
         let mut applied = Applied::default();
         let effect = match &record.commit {
             Commit::Chunk(chunk) => {
-                self.apply_result(chunk, check, &mut applied.written)?;
+                self.apply_result(chunk, source, &mut applied.written)?;
                 self.devices.exit(chunk.vcpu, &chunk.exit, &self.image)
             }
             Commit::Input(input) => {
@@ -153,25 +155,31 @@ impl Machine {
     fn apply_result(
         &mut self,
         chunk: &Chunk,
-        check: Check,
+        source: Source<'_>,
         written: &mut Vec<PageIndex>,
     ) -> Result<(), ApplyError> {
         let ChunkResult::Effects(Effects { memory, vcpu }) = &chunk.result;
         let seq = self.seq;
-        let stored = self.image.write_runs(memory, written);
-        stored.map_err(|source| ApplyError::Memory { seq, source })?;
         let state = &mut self.vcpus[usize::from(chunk.vcpu.0)];
-        state
-            .apply(vcpu)
-            .map_err(|source| ApplyError::State { seq, source })?;
-        if check == Check::Digest {
-            let found = ChunkDigest::new(memory).finish(state);
-            if found != chunk.digest {
-                return Err(ApplyError::Divergence {
-                    seq,
-                    expected: chunk.digest,
-                    found,
-                });
+        let applied = state.apply(vcpu);
+        applied.map_err(|source| ApplyError::State { seq, source })?;
+        match source {
+            Source::View(view, pages) => {
+                view.copy_to_image(pages);
+                written.extend_from_slice(pages);
+            }
+            Source::Record => {
+                let found = ChunkDigest::new(memory).finish(state);
+                if found != chunk.digest {
+                    let expected = chunk.digest;
+                    return Err(ApplyError::Divergence {
+                        seq,
+                        expected,
+                        found,
+                    });
+                }
+                let stored = self.image.write_runs(memory, written);
+                stored.map_err(|source| ApplyError::Memory { seq, source })?;
             }
         }
         Ok(())

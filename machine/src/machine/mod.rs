@@ -15,7 +15,7 @@ use crate::bare::BareDevices;
 use crate::memory::{Image, MemoryDigest};
 use crate::vcpu::VcpuState;
 
-pub use apply::{Applied, ApplyError, Check};
+pub use apply::{Applied, ApplyError, Source};
 pub use digest::ChunkDigest;
 pub use snapshot::{SnapshotError, SnapshotLoader};
 

@@ -19,31 +19,44 @@ impl PageCopy {
     }
 }
 
+/// Words whose comparison is kept in one mask.
+const GROUP: usize = 64;
+
+/// One bit a word: which differ.
+fn changed_words(old: &PageCopy, new: &PageCopy) -> [u64; WORDS / GROUP] {
+    let mut masks = [0; WORDS / GROUP];
+    let groups = old.0.chunks_exact(GROUP).zip(new.0.chunks_exact(GROUP));
+    for (mask, (old, new)) in masks.iter_mut().zip(groups) {
+        for (bit, (old, new)) in old.iter().zip(new).enumerate() {
+            *mask |= u64::from(old != new) << bit;
+        }
+    }
+    masks
+}
+
 /// Adds the runs of `new` that differ from `old` to `out`, at `address` and up. Neighbouring
-/// changed words are one run; its ends are trimmed to the byte.
+/// changed words of a group are one run; its ends are trimmed to the byte.
 pub(crate) fn push_changed_runs(
     address: u64,
     old: &PageCopy,
     new: &PageCopy,
     out: &mut ByteRunsBuilder,
 ) {
-    let mut word = 0;
-    while word < WORDS {
-        if old.0[word] == new.0[word] {
-            word += 1;
-            continue;
+    for (group, mut mask) in changed_words(old, new).into_iter().enumerate() {
+        while mask != 0 {
+            let first_bit = mask.trailing_zeros();
+            let count = (mask >> first_bit).trailing_ones();
+            mask &= u64::MAX.checked_shl(first_bit + count).unwrap_or(0);
+            let first = group * GROUP + first_bit as usize;
+            let last = first + count as usize - 1;
+            let head = (old.0[first] ^ new.0[first]).trailing_zeros() as usize / 8;
+            let tail = (old.0[last] ^ new.0[last]).leading_zeros() as usize / 8;
+            let start = first * 8 + head;
+            out.push(
+                address + start as u64,
+                &new.as_bytes()[start..last * 8 + 8 - tail],
+            );
         }
-        let first = word;
-        while word < WORDS && old.0[word] != new.0[word] {
-            word += 1;
-        }
-        let head = (old.0[first] ^ new.0[first]).trailing_zeros() as usize / 8;
-        let tail = (old.0[word - 1] ^ new.0[word - 1]).leading_zeros() as usize / 8;
-        let start = first * 8 + head;
-        out.push(
-            address + start as u64,
-            &new.as_bytes()[start..word * 8 - tail],
-        );
     }
 }
 

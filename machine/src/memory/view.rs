@@ -73,6 +73,18 @@ impl View {
         true
     }
 
+    /// Copies private pages into the image. The caller holds the commit lock, and the vCPU stands
+    /// still.
+    pub(crate) fn copy_to_image(&self, pages: &[PageIndex]) {
+        for &page in pages {
+            // SAFETY: two mappings of 4096 bytes each; readers of the image without the commit
+            // lock validate what they read.
+            unsafe {
+                std::ptr::copy_nonoverlapping(self.page(page), self.image.page(page), PAGE_BYTES);
+            }
+        }
+    }
+
     /// Makes a private page equal to the image again.
     pub fn refresh(&self, page: PageIndex) {
         if self.equals_image(page) {

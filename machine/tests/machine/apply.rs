@@ -8,7 +8,7 @@ use samsara_commitlog::{
 use samsara_machine::bare::register;
 use samsara_machine::machine::ChunkDigest;
 use samsara_machine::vcpu::VcpuState;
-use samsara_machine::{ApplyError, Check, Machine};
+use samsara_machine::{ApplyError, Machine, Source};
 
 use crate::devices::write;
 use crate::{MIB, image};
@@ -53,7 +53,7 @@ fn a_chunk_changes_what_it_says_and_nothing_else() {
     let mut machine = machine();
     let before = machine.digest();
     let record = plain(&machine, Exit::Cut);
-    let applied = machine.apply(&record, Check::Digest).unwrap();
+    let applied = machine.apply(&record, Source::Record).unwrap();
     assert_eq!(
         applied
             .written
@@ -108,7 +108,7 @@ fn records_that_do_not_follow_are_refused() {
         damage(&mut record, &mut chunk);
         record.commit = Commit::Chunk(chunk);
         let error = machine
-            .apply(&record, Check::Digest)
+            .apply(&record, Source::Record)
             .unwrap_err()
             .to_string();
         assert!(error.contains(expected), "{expected:?} is not in {error:?}");
@@ -130,23 +130,27 @@ fn time_and_ends_are_final() {
     let mut machine = machine();
     let mut record = plain(&machine, Exit::Cut);
     record.guest_time = GuestTime(100);
-    machine.apply(&record, Check::Digest).unwrap();
+    machine.apply(&record, Source::Record).unwrap();
     let mut back = plain(&machine, Exit::Cut);
     back.guest_time = GuestTime(99);
     assert!(matches!(
-        machine.apply(&back, Check::Digest),
+        machine.apply(&back, Source::Record),
         Err(ApplyError::TimeMovesBack(_))
     ));
 
     let mut machine = self::machine();
     let record = plain(&machine, write(register::EXIT, 8, 3));
     assert_eq!(
-        machine.apply(&record, Check::Digest).unwrap().outputs.len(),
+        machine
+            .apply(&record, Source::Record)
+            .unwrap()
+            .outputs
+            .len(),
         1
     );
     let after = plain(&machine, Exit::Cut);
     assert!(matches!(
-        machine.apply(&after, Check::Digest),
+        machine.apply(&after, Source::Record),
         Err(ApplyError::AfterEnd(_))
     ));
 }
@@ -159,9 +163,9 @@ fn vcpus_that_have_halted_or_wait_do_not_run() {
     ] {
         let mut machine = machine();
         let record = plain(&machine, exit);
-        machine.apply(&record, Check::Digest).unwrap();
+        machine.apply(&record, Source::Record).unwrap();
         let next = plain(&machine, Exit::Cut);
-        let error = machine.apply(&next, Check::Digest).unwrap_err();
+        let error = machine.apply(&next, Source::Record).unwrap_err();
         assert!(matches!(error, ApplyError::NoSuchVcpu { .. }), "{error}");
     }
 }
@@ -184,7 +188,7 @@ fn inputs_that_nobody_waits_for_are_refused() {
             guest_time,
             commit: Commit::Input(input),
         };
-        let error = machine.apply(&record, Check::Digest).unwrap_err();
+        let error = machine.apply(&record, Source::Record).unwrap_err();
         assert!(matches!(error, ApplyError::Device { .. }), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use samsara_commitlog::{
 };
 use samsara_machine::machine::{SnapshotError, SnapshotLoader};
 use samsara_machine::vcpu::VcpuState;
-use samsara_machine::{Check, Machine};
+use samsara_machine::{Machine, Source};
 
 use crate::apply::{chunk, machine};
 use crate::{GIB, MIB, Rng, image};
@@ -76,9 +76,9 @@ fn copies_that_apply_the_same_records_stay_equal() {
         let mut vcpu = ByteRunsBuilder::default();
         vcpu.push(rng.next() % 64, &[rng.next() as u8]);
         let record = chunk(&machine, memory.finish(), vcpu.finish(), Exit::Cut);
-        machine.apply(&record, Check::Digest).unwrap();
+        machine.apply(&record, Source::Record).unwrap();
         for copy in &mut copies {
-            copy.apply(&record, Check::Digest).unwrap();
+            copy.apply(&record, Source::Record).unwrap();
             assert_eq!(copy.digest(), machine.digest());
         }
     }
