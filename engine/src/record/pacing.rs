@@ -185,7 +185,7 @@ mod tests {
             turns.push(count);
         }
         assert_eq!(turns, [8, 16, 32, 64, 128, 128]);
-        for _ in 0..CONTENDED + 1 {
+        for _ in 0..=CONTENDED {
             pacing.committed(true, true);
         }
         pacing.squashed();

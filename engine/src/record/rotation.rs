@@ -71,9 +71,9 @@ mod tests {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         assert_eq!(
             counts.each_ref().map(|count| count.load(Ordering::SeqCst)),
             [1000, 1000]
