@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use samsara_config::{Console, Role};
+use samsara_config::Console;
 use samsara_machine::Output;
 
 use crate::exit::ExitCode;
@@ -21,20 +21,26 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Opens the console. Only a host that starts the guest clears what an earlier run left.
-    pub fn open(console: &Console, role: Role) -> Result<Self, Failure> {
-        let Console::File(path) = console else { return Ok(Self::Stdout) };
-        let clear = role != Role::Backup;
-        let mut options = OpenOptions::new();
-        let file = if clear {
-            options.create(true).write(true).truncate(true).open(path)
-        } else {
-            options.create(true).append(true).open(path)
+    /// Opens the console. What an earlier run left stays until a guest starts, see [`Leftovers`]:
+    /// most hosts that cannot start one find out later than here.
+    pub fn open(console: &Console) -> Result<Self, Failure> {
+        let Console::File(path) = console else {
+            return Ok(Self::Stdout);
         };
+        let file = OpenOptions::new().create(true).append(true).open(path);
         file.map(Self::File).map_err(|error| {
             let message = format!("cannot open vm.console {}: {error}", path.display());
             Failure::text(ExitCode::Output, message)
         })
+    }
+
+    /// What an earlier run left in it.
+    pub fn leftovers(&self) -> Result<Leftovers, Failure> {
+        let file = match self {
+            Self::Stdout => None,
+            Self::File(file) => Some(file.try_clone().map_err(|error| clear_failure(&error))?),
+        };
+        Ok(Leftovers(file))
     }
 
     fn write(&mut self, output: &Output) -> io::Result<()> {
@@ -48,6 +54,25 @@ impl Sink {
             Self::File(file) => file.write_all(bytes),
         }
     }
+}
+
+/// What an earlier run left in the console's file.
+pub struct Leftovers(Option<File>);
+
+impl Leftovers {
+    /// Clears it: the guest starts from its first instruction, and has written nothing yet.
+    pub fn clear(&self) -> Result<(), Failure> {
+        let Some(file) = &self.0 else { return Ok(()) };
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if is_regular {
+            file.set_len(0).map_err(|error| clear_failure(&error))?;
+        }
+        Ok(())
+    }
+}
+
+fn clear_failure(error: &io::Error) -> Failure {
+    Failure::text(ExitCode::Output, format!("cannot clear vm.console: {error}"))
 }
 
 /// Starts the thread that emits what the gate lets through.

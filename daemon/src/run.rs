@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::board::Board;
 use crate::cli::Args;
 use crate::control::{ControlServer, Request, Response};
-use crate::emitter::{self, Sink};
+use crate::emitter::{self, Leftovers, Sink};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::http::HttpServer;
@@ -50,6 +50,8 @@ pub struct Base {
     pub promotions: mpsc::Receiver<node::Promotion>,
     /// Set by the run loop whenever it turns.
     pub alive: Arc<AtomicBool>,
+    /// What an earlier run left in the console's file; goes when a guest starts here.
+    pub leftovers: Leftovers,
 }
 
 /// Runs to the end; gives the exit status of the process.
@@ -92,7 +94,8 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let input = guest::open_input(&config)?;
     let input_bytes = input.as_ref().map(|(_, bytes)| *bytes);
     let log = args.record.as_deref().map(|path| LogFile::create(path, limits)).transpose()?;
-    let sink = Sink::open(&config.vm.console, role)?;
+    let sink = Sink::open(&config.vm.console)?;
+    let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
     let world = World::new(ack_level(&config), input.map(|(file, _)| file), sender);
     let world = Arc::new(world.map_err(|error| Failure::new(ExitCode::Internal, &error))?);
@@ -115,6 +118,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         notifier: notifier.clone(),
         promotions,
         alive: alive.clone(),
+        leftovers,
     };
     let feeder = notifier.clone();
     let watchdog = tokio::spawn(async move {

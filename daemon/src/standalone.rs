@@ -41,6 +41,7 @@ pub async fn run(mut base: Base) -> Result<Ended, Failure> {
         status.set_state("standalone: the guest runs without protection");
     });
     base.board.role_changed(Role::Standalone, 0, "started");
+    base.leftovers.clear()?;
     let running = start(&mut base, &host, machine, recorded)?;
     base.notifier.ready();
     base.notifier.status("standalone, unprotected");

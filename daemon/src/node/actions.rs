@@ -96,7 +96,10 @@ impl Node {
 
     fn run_guest(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.guest, Guest::None) {
-            Guest::Booted(machine) => self.run_machine(*machine),
+            Guest::Booted(machine) => {
+                self.base.leftovers.clear()?;
+                self.run_machine(*machine)
+            }
             other => {
                 self.guest = other;
                 Ok(())
@@ -352,7 +355,7 @@ impl Node {
     /// Ends everything; the other host hears why.
     pub(super) async fn shut_down(
         mut self,
-        result: Result<Ended, Failure>,
+        mut result: Result<Ended, Failure>,
     ) -> Result<Ended, Failure> {
         if result.is_err() {
             self.base.world.hold_all();
@@ -374,6 +377,13 @@ impl Node {
         self.say_goodbye(&reason).await;
         if let Some(follow) = self.follow.take() {
             let ((machine, _), _) = follow.finish().await;
+            // A backup hears from its primary or from the arbiter that the guest has ended; its own
+            // machine knows best how.
+            if result.is_ok()
+                && let Some(how) = machine.as_ref().and_then(|machine| machine.ended())
+            {
+                result = Ok(self.note_end(how));
+            }
             digest = machine.map(|mut machine| machine.digest());
         }
         if let Some(log) = self.base.log.take() {

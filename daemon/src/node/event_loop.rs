@@ -167,15 +167,9 @@ impl Node {
     fn handle_notice(&mut self, notice: Notice) -> Result<(), Failure> {
         match notice {
             Notice::GuestEnded(how) => {
-                let (status, how_text) = exit_status(&how);
-                let is_fault = !how.is_orderly();
-                self.base.board.update(|shown| {
-                    shown.ended = Some(status::Ended {
-                        exit_status: (!is_fault).then_some(status),
-                        how: how_text.clone(),
-                    });
-                });
-                self.ended = Some(Ended { status, how: how_text, is_fault, digest: None });
+                let ended = self.note_end(&how);
+                let status = ended.status;
+                self.ended = Some(ended);
                 self.tell(Event::GuestEnded { status });
             }
             Notice::Drained => self.tell(Event::OutputsDrained),
@@ -186,6 +180,19 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Shows how the guest ended.
+    pub(super) fn note_end(&self, how: &samsara_machine::Ended) -> Ended {
+        let (status, how_text) = exit_status(how);
+        let is_fault = !how.is_orderly();
+        self.base.board.update(|shown| {
+            shown.ended = Some(status::Ended {
+                exit_status: (!is_fault).then_some(status),
+                how: how_text.clone(),
+            });
+        });
+        Ended { status, how: how_text, is_fault, digest: None }
     }
 
     fn handle_input(&mut self, input: Input) -> Result<(), Failure> {
