@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use samsara_commitlog::GuestTime;
 use samsara_config::{Config, Role};
-use samsara_engine::{Recorder, Stats};
+use samsara_engine::Stats;
 use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
@@ -33,13 +34,22 @@ pub struct Following {
     pub digests_compared: AtomicU64,
 }
 
+/// What is shown of a guest that runs here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuestView {
+    /// Its clock.
+    pub time: GuestTime,
+    /// Its last MARK.
+    pub mark: u64,
+}
+
 /// The one place that knows how the daemon is.
 pub struct Board {
     started: Instant,
     status: Mutex<Status>,
     world: Arc<World>,
     stats: Arc<Stats>,
-    recorder: Mutex<Option<Arc<Recorder>>>,
+    guest: Mutex<Option<Box<dyn Fn() -> GuestView + Send>>>,
     /// Latencies of links that are gone.
     past: Mutex<[Quantiles; 2]>,
     /// Counts of a backup.
@@ -60,7 +70,7 @@ impl Board {
             status: Mutex::new(Status::new(config, role, host)),
             world,
             stats,
-            recorder: Mutex::default(),
+            guest: Mutex::default(),
             past: Mutex::default(),
             following: Following::default(),
         }
@@ -77,17 +87,24 @@ impl Board {
         self.update(|status| {
             (status.role, status.term) = (role, term);
             let reason = reason.to_owned();
-            status.role_changes.push(RoleChange { at_unix_ms: unix_ms(), at_ms, role, term, reason });
+            status.role_changes.push(RoleChange {
+                at_unix_ms: unix_ms(),
+                at_ms,
+                role,
+                term,
+                reason,
+            });
         });
     }
 
-    /// The recorder that runs from now on.
-    pub fn set_recorder(&self, recorder: &Arc<Recorder>) {
-        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = Some(recorder.clone());
+    /// How to look at the guest that runs here from now on.
+    pub fn set_guest(&self, look: impl Fn() -> GuestView + Send + 'static) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(look));
     }
 
-    fn recorder(&self) -> Option<Arc<Recorder>> {
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn guest(&self) -> Option<GuestView> {
+        let guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        guest.as_ref().map(|look| look())
     }
 
     /// A link to a backup is gone: its latencies are kept.
@@ -111,17 +128,18 @@ impl Board {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.counters.digests_compared = load(&following.digests_compared);
         let [committed, received, verified] = self.world.positions().map(|seq| seq.0);
-        status.positions = status::Positions { committed, received, verified };
+        status.positions = status::Positions {
+            committed,
+            received,
+            verified,
+        };
         let (_, held_outputs, held_bytes) = self.world.gate();
         (status.gate.held_outputs, status.gate.held_bytes) = (held_outputs, held_bytes);
         if let Some(link) = self.world.backup() {
             status.lag = lag(&link.stats(Instant::now()));
         }
-        if let Some(recorder) = self.recorder() {
-            recorder.peek(|machine| {
-                status.guest_time_ns = machine.guest_time().0;
-                status.mark = machine.devices().mark();
-            });
+        if let Some(guest) = self.guest() {
+            (status.guest_time_ns, status.mark) = (guest.time.0, guest.mark);
         } else if status.role == Role::Backup {
             status.guest_time_ns = load(&following.guest_time_ns);
             status.mark = load(&following.mark);
@@ -177,5 +195,8 @@ fn lag(stats: &LinkStats) -> status::Lag {
         bytes: lag.bytes,
         seconds: lag.age.as_secs_f64(),
     };
-    status::Lag { received: amount(&stats.received_lag), verified: amount(&stats.verified_lag) }
+    status::Lag {
+        received: amount(&stats.received_lag),
+        verified: amount(&stats.verified_lag),
+    }
 }

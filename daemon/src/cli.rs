@@ -26,7 +26,7 @@ pub struct Args {
     /// Writes a report of the run to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, or a filter like samsara_failover=debug
+    /// What to log: error, warn, info, debug, or a filter like `samsara_failover=debug`
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
 }

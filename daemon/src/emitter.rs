@@ -44,7 +44,9 @@ impl Sink {
     }
 
     fn write(&mut self, output: &Output) -> io::Result<()> {
-        let Output::Console(bytes) = output else { return Ok(()) };
+        let Output::Console(bytes) = output else {
+            return Ok(());
+        };
         match self {
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
@@ -72,13 +74,18 @@ impl Leftovers {
 }
 
 fn clear_failure(error: &io::Error) -> Failure {
-    Failure::text(ExitCode::Output, format!("cannot clear vm.console: {error}"))
+    Failure::text(
+        ExitCode::Output,
+        format!("cannot clear vm.console: {error}"),
+    )
 }
 
 /// Starts the thread that emits what the gate lets through.
 pub fn start(world: &Arc<World>, mut sink: Sink) -> Result<JoinHandle<()>, Failure> {
     let world = Arc::clone(world);
     let body = move || world.emit(|output| sink.write(output));
-    let thread = std::thread::Builder::new().name("emitter".into()).spawn(body);
+    let thread = std::thread::Builder::new()
+        .name("emitter".into())
+        .spawn(body);
     thread.map_err(|error| Failure::new(ExitCode::Internal, &error))
 }

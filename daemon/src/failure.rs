@@ -32,12 +32,18 @@ impl Failure {
             }
             source = cause.source();
         }
-        Self { code, message: message.replace('\n', " ") }
+        Self {
+            code,
+            message: message.replace('\n', " "),
+        }
     }
 
     /// A failure in words.
     pub fn text(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 

@@ -19,11 +19,11 @@ use crate::board::Board;
 const REPORT_EVERY: usize = 16;
 
 /// Outputs of applied commits that the primary has not released.
-pub type SharedRetained = Arc<Mutex<Retained<Output>>>;
+pub(crate) type SharedRetained = Arc<Mutex<Retained<Output>>>;
 
 /// Why a backup cannot follow any more.
 #[derive(Debug, thiserror::Error)]
-pub enum FollowError {
+pub(crate) enum FollowError {
     /// The stream is not one.
     #[error("the commit stream is damaged: {0}")]
     Decode(#[from] DecodeError),
@@ -33,10 +33,10 @@ pub enum FollowError {
 }
 
 /// The machine as far as it came, if it is one that can go live.
-pub type Followed = (Option<Box<Machine>>, Option<FollowError>);
+pub(crate) type Followed = (Option<Box<Machine>>, Option<FollowError>);
 
 /// Starts to follow; `loaded` hears when the snapshot is complete.
-pub fn start(
+pub(crate) fn start(
     commits: mpsc::Receiver<Vec<Bytes>>,
     link: BackupHandle,
     retained: SharedRetained,
@@ -82,7 +82,10 @@ impl Follower {
         while let Some(batch) = commits.blocking_recv() {
             let mut frames = Vec::new();
             for bytes in batch {
-                self.board.following.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.board
+                    .following
+                    .bytes
+                    .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 self.reader.push(&bytes);
                 while let Some(frame) = self.reader.poll_frame()? {
                     frames.push(frame);
@@ -103,7 +106,10 @@ impl Follower {
             && let Some(verified) = self.consumer.seq()
         {
             self.received = self.received.max(record.seq);
-            self.board.following.received.store(self.received.0, Ordering::Relaxed);
+            self.board
+                .following
+                .received
+                .store(self.received.0, Ordering::Relaxed);
             self.link.report(self.received, verified);
         }
     }
@@ -118,7 +124,10 @@ impl Follower {
                     retained.hold(record.seq, output, bytes);
                 }
                 let is_chunk = u64::from(record.chunk().is_some());
-                self.board.following.chunks.fetch_add(is_chunk, Ordering::Relaxed);
+                self.board
+                    .following
+                    .chunks
+                    .fetch_add(is_chunk, Ordering::Relaxed);
             }
             Frame::SnapshotEnd(digest) => {
                 self.received = self.received.max(digest.seq);
@@ -128,7 +137,10 @@ impl Follower {
             }
             Frame::Digest(_) => {
                 let compared = self.consumer.digests_compared();
-                self.board.following.digests_compared.store(compared, Ordering::Relaxed);
+                self.board
+                    .following
+                    .digests_compared
+                    .store(compared, Ordering::Relaxed);
             }
             Frame::SnapshotStart(_) | Frame::SnapshotPages(_) => {}
         }
@@ -136,12 +148,19 @@ impl Follower {
     }
 
     fn report(&self) {
-        let Some(machine) = self.consumer.machine() else { return };
+        let Some(machine) = self.consumer.machine() else {
+            return;
+        };
         let following = &self.board.following;
         following.verified.store(machine.seq().0, Ordering::Relaxed);
-        following.guest_time_ns.store(machine.guest_time().0, Ordering::Relaxed);
-        following.mark.store(machine.devices().mark(), Ordering::Relaxed);
-        self.link.report(self.received.max(machine.seq()), machine.seq());
+        following
+            .guest_time_ns
+            .store(machine.guest_time().0, Ordering::Relaxed);
+        following
+            .mark
+            .store(machine.devices().mark(), Ordering::Relaxed);
+        self.link
+            .report(self.received.max(machine.seq()), machine.seq());
     }
 
     /// Tells the primary of a divergence.
@@ -157,6 +176,8 @@ impl Follower {
             })) => (*seq, u128::from(*expected), u128::from(*found)),
             _ => return,
         };
-        let _ = self.runtime.block_on(self.link.diverged(seq, expected, found));
+        let _ = self
+            .runtime
+            .block_on(self.link.diverged(seq, expected, found));
     }
 }

@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use samsara_commitlog::Shape;
 use samsara_config::{Config, ConsoleInput};
-use samsara_engine::{Recorder, Settings, Stats};
+use samsara_engine::{NativeRun, Recorder, Settings, Stats};
 use samsara_machine::Machine;
 use samsara_machine::bare::{self, Program};
 use samsara_machine::kvm::Host;
 use samsara_machine::memory::Image;
 
+use crate::board::{Board, GuestView};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::world::World;
+
+/// Pause while the guest does not read what was typed.
+const CONSOLE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens KVM for what the configuration wants.
 pub fn open_host(recorded: bool) -> Result<Host, Failure> {
@@ -27,7 +31,9 @@ pub fn open_host(recorded: bool) -> Result<Host, Failure> {
 
 /// Opens the input file, if there is one; gives its length too.
 pub fn open_input(config: &Config) -> Result<Option<(File, u64)>, Failure> {
-    let Some(path) = &config.vm.input else { return Ok(None) };
+    let Some(path) = &config.vm.input else {
+        return Ok(None);
+    };
     let fail = |error: std::io::Error| {
         let message = format!("cannot read vm.input {}: {error}", path.display());
         Failure::text(ExitCode::Input, message)
@@ -66,6 +72,7 @@ pub fn run(
     config: &Config,
     machine: Machine,
     world: &Arc<World>,
+    board: &Board,
     stats: &Arc<Stats>,
 ) -> Result<Arc<Recorder>, Failure> {
     let recording = &config.recording;
@@ -79,32 +86,61 @@ pub fn run(
     };
     let recorder = Recorder::start(host, machine, world.clone(), stats.clone(), settings)?;
     let recorder = Arc::new(recorder);
+    let shown = recorder.clone();
+    board.set_guest(move || {
+        shown.peek(|machine| GuestView {
+            time: machine.guest_time(),
+            mark: machine.devices().mark(),
+        })
+    });
     if config.vm.console_input == ConsoleInput::Stdin {
-        feed_console(&recorder)?;
+        let typed = Arc::downgrade(&recorder);
+        feed_console(move |bytes| typed.upgrade()?.console_input(bytes).ok())?;
     }
     Ok(recorder)
 }
 
-/// Hands standard input to the guest, as far as it has room, until either ends.
-fn feed_console(recorder: &Arc<Recorder>) -> Result<(), Failure> {
-    let recorder = Arc::downgrade(recorder);
+/// Lets a machine run natively: the baseline for comparisons.
+pub fn run_native(
+    host: &Host,
+    config: &Config,
+    machine: &Machine,
+    world: &Arc<World>,
+    board: &Board,
+) -> Result<Arc<NativeRun>, Failure> {
+    let native = Arc::new(NativeRun::start(host, machine, world.clone())?);
+    let shown = native.clone();
+    board.set_guest(move || GuestView {
+        time: shown.time(),
+        mark: shown.mark(),
+    });
+    if config.vm.console_input == ConsoleInput::Stdin {
+        let typed = Arc::downgrade(&native);
+        feed_console(move |bytes| Some(typed.upgrade()?.console_input(bytes)))?;
+    }
+    Ok(native)
+}
+
+/// Hands standard input to the guest, as far as it has room, until either ends. `typed` says how
+/// many bytes it took; nothing when the guest is gone.
+fn feed_console(typed: impl Fn(&[u8]) -> Option<usize> + Send + 'static) -> Result<(), Failure> {
     let body = move || {
         let mut buffer = [0; 4096];
-        while let Ok(count) = std::io::Read::read(&mut std::io::stdin(), &mut buffer) {
+        while let Ok(count @ 1..) = std::io::Read::read(&mut std::io::stdin(), &mut buffer) {
             let mut rest = &buffer[..count];
             while !rest.is_empty() {
-                let Some(recorder) = recorder.upgrade() else { return };
-                let Ok(taken) = recorder.console_input(rest) else { return };
+                let Some(taken) = typed(rest) else { return };
                 rest = &rest[taken..];
                 if taken == 0 {
-                    std::thread::sleep(Duration::from_millis(5));
+                    std::thread::sleep(CONSOLE_FULL_PAUSE);
                 }
-            }
-            if count == 0 {
-                return;
             }
         }
     };
-    let thread = std::thread::Builder::new().name("console".into()).spawn(body);
-    thread.map(drop).map_err(|error| Failure::new(ExitCode::Internal, &error))
+    let thread = std::thread::Builder::new()
+        .name("console".into())
+        .spawn(body);
+    thread
+        .map(drop)
+        .map_err(|error| Failure::new(ExitCode::Internal, &error))
 }

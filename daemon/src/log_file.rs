@@ -31,7 +31,10 @@ impl LogFile {
     pub fn create(path: &Path, limits: QueueLimits) -> Result<Self, Failure> {
         let writer =
             LogWriter::create(path).map_err(|error| Failure::new(ExitCode::LogFile, &error))?;
-        Ok(Self { state: State::Open(writer), limits })
+        Ok(Self {
+            state: State::Open(writer),
+            limits,
+        })
     }
 
     /// Starts the writer with the machine as it is; gives the queue for its next commits.

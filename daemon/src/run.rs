@@ -27,35 +27,35 @@ use crate::{guest, standalone};
 const QUEUE_FRAMES: usize = 65536;
 
 /// What every role works with.
-pub struct Base {
+pub(crate) struct Base {
     /// The configuration.
-    pub config: Config,
+    pub(crate) config: Config,
     /// This host's name.
-    pub host: String,
+    pub(crate) host: String,
     /// Gate and queues.
-    pub world: Arc<World>,
+    pub(crate) world: Arc<World>,
     /// What is shown.
-    pub board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
     /// What the engine counts.
-    pub stats: Arc<Stats>,
+    pub(crate) stats: Arc<Stats>,
     /// The log file, if there is one.
-    pub log: Option<LogFile>,
+    pub(crate) log: Option<LogFile>,
     /// Length of the input file.
-    pub input_bytes: Option<u64>,
+    pub(crate) input_bytes: Option<u64>,
     /// What the machine's threads say.
-    pub notices: mpsc::UnboundedReceiver<Notice>,
+    pub(crate) notices: mpsc::UnboundedReceiver<Notice>,
     /// The service manager.
-    pub notifier: Arc<Notifier>,
+    pub(crate) notifier: Arc<Notifier>,
     /// Requests of the operator to promote.
-    pub promotions: mpsc::Receiver<node::Promotion>,
+    pub(crate) promotions: mpsc::Receiver<node::Promotion>,
     /// Set by the run loop whenever it turns.
-    pub alive: Arc<AtomicBool>,
+    pub(crate) alive: Arc<AtomicBool>,
     /// What an earlier run left in the console's file; goes when a guest starts here.
-    pub leftovers: Leftovers,
+    pub(crate) leftovers: Leftovers,
 }
 
 /// Runs to the end; gives the exit status of the process.
-pub fn run(args: Args) -> u8 {
+pub fn run(args: &Args) -> u8 {
     match try_run(args) {
         Ok(status) => status,
         Err(failure) => {
@@ -65,11 +65,14 @@ pub fn run(args: Args) -> u8 {
     }
 }
 
-fn try_run(args: Args) -> Result<u8, Failure> {
+fn try_run(args: &Args) -> Result<u8, Failure> {
     let config = Config::load(args.config.as_deref(), &args.sets)
         .and_then(|config| config.check(args.role).map(|()| config))
         .map_err(|error| Failure::new(ExitCode::Config, &error))?;
-    config.warnings(args.role).iter().for_each(|line| tracing::warn!("{line}"));
+    config
+        .warnings(args.role)
+        .iter()
+        .for_each(|line| tracing::warn!("{line}"));
     if let Some(path) = &args.report {
         Report::probe(path).map_err(|error| Failure::new(ExitCode::Output, &error))?;
     }
@@ -78,7 +81,7 @@ fn try_run(args: Args) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(ExitCode::Internal, &error))?;
-    let result = runtime.block_on(serve(&args, config));
+    let result = runtime.block_on(serve(args, config));
     // A thread that waits for standard input would keep the process.
     runtime.shutdown_background();
     result
@@ -93,14 +96,24 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let host = host_name(&config);
     let input = guest::open_input(&config)?;
     let input_bytes = input.as_ref().map(|(_, bytes)| *bytes);
-    let log = args.record.as_deref().map(|path| LogFile::create(path, limits)).transpose()?;
+    let log = args
+        .record
+        .as_deref()
+        .map(|path| LogFile::create(path, limits))
+        .transpose()?;
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
     let world = World::new(ack_level(&config), input.map(|(file, _)| file), sender);
     let world = Arc::new(world.map_err(|error| Failure::new(ExitCode::Internal, &error))?);
     let stats = Arc::new(Stats::new(config.vm.vcpus as u8));
-    let board = Arc::new(Board::new(&config, role, &host, world.clone(), stats.clone()));
+    let board = Arc::new(Board::new(
+        &config,
+        role,
+        &host,
+        world.clone(),
+        stats.clone(),
+    ));
     let (promote, promotions) = mpsc::channel(1);
     let services = start_services(&config, &host, &board, promote).await?;
     let emitter = emitter::start(&world, sink)?;
@@ -122,7 +135,9 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     };
     let feeder = notifier.clone();
     let watchdog = tokio::spawn(async move {
-        feeder.feed_watchdog(|| alive.swap(false, Ordering::Relaxed)).await;
+        feeder
+            .feed_watchdog(|| alive.swap(false, Ordering::Relaxed))
+            .await;
     });
     let result = match role {
         Role::Standalone => standalone::run(base).await,
@@ -130,7 +145,10 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     };
     notifier.stopping();
     world.stop();
-    services.into_iter().chain([watchdog]).for_each(|service| service.abort());
+    services
+        .into_iter()
+        .chain([watchdog])
+        .for_each(|service| service.abort());
     finish(args, &board, result, emitter).await
 }
 
@@ -149,11 +167,17 @@ async fn finish(
     };
     if let Some(path) = &args.report {
         let mut report = board.report(&stop);
-        if let Ok(Ended { digest: Some(digest), .. }) = &result {
+        if let Ok(Ended {
+            digest: Some(digest),
+            ..
+        }) = &result
+        {
             report.digest = Some(format!("{:032x}", digest.digest));
             report.digest_seq = Some(digest.seq.0);
         }
-        report.write(path).map_err(|error| Failure::new(ExitCode::Output, &error))?;
+        report
+            .write(path)
+            .map_err(|error| Failure::new(ExitCode::Output, &error))?;
     }
     let ended = result?;
     if ended.status == ExitCode::GuestFault.code() && ended.is_fault {
@@ -187,7 +211,9 @@ async fn start_services(
             ControlServer::bind(path).map_err(|error| Failure::new(ExitCode::Config, &error))?;
         let board = board.clone();
         services.push(tokio::spawn(async move {
-            server.serve(move |request| answer(request, board.clone(), promote.clone())).await;
+            server
+                .serve(move |request| answer(request, board.clone(), promote.clone()))
+                .await;
         }));
     }
     Ok(services)
@@ -213,7 +239,7 @@ async fn answer(
 }
 
 /// Which acknowledgement releases outputs.
-pub fn ack_level(config: &Config) -> AckLevel {
+pub(crate) fn ack_level(config: &Config) -> AckLevel {
     match config.replication.ack {
         AckPolicy::Verified => AckLevel::Verified,
         AckPolicy::Received => AckLevel::Received,
@@ -225,6 +251,10 @@ fn host_name(config: &Config) -> String {
     config.replication.host_name.clone().unwrap_or_else(|| {
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let name = name.trim();
-        if name.is_empty() { "localhost".into() } else { name.to_owned() }
+        if name.is_empty() {
+            "localhost".into()
+        } else {
+            name.to_owned()
+        }
     })
 }

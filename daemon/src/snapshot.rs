@@ -11,13 +11,13 @@ use samsara_replication::{CommitQueue, Room};
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// Pushes the stream's header and the whole machine.
-pub fn push_stream(machine: &mut Machine, queue: &CommitQueue) -> Result<(), MemoryError> {
+pub(crate) fn push_stream(machine: &mut Machine, queue: &CommitQueue) -> Result<(), MemoryError> {
     queue.push_between(StreamHeader::CURRENT.encode(), Instant::now());
     push_machine(machine, queue)
 }
 
 /// Pushes the whole machine. Nothing may commit meanwhile. Nothing is kept once the queue is closed.
-pub fn push_machine(machine: &mut Machine, queue: &CommitQueue) -> Result<(), MemoryError> {
+pub(crate) fn push_machine(machine: &mut Machine, queue: &CommitQueue) -> Result<(), MemoryError> {
     let start = Frame::SnapshotStart(machine.snapshot_start());
     queue.push_between(start.encode(), Instant::now());
     let digest = machine.digest();

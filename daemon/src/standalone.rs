@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use samsara_config::{ConsoleInput, RecordingMode, Role};
+use samsara_config::{RecordingMode, Role};
 use samsara_engine::{NativeRun, Recorder};
 use samsara_machine::Machine;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,16 +22,15 @@ const TURN: Duration = Duration::from_millis(250);
 
 enum Running {
     Recorded(Arc<Recorder>),
-    Native(Box<NativeRun>),
+    Native(Arc<NativeRun>),
 }
 
 /// Runs the guest to its end.
-pub async fn run(mut base: Base) -> Result<Ended, Failure> {
+pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     let recorded = base.config.recording.mode == RecordingMode::On;
     let program = guest::open_program(&base.config)?;
-    let program = program.ok_or_else(|| {
-        Failure::text(ExitCode::Config, "vm.program is not set")
-    })?;
+    let program =
+        program.ok_or_else(|| Failure::text(ExitCode::Config, "vm.program is not set"))?;
     let host = guest::open_host(recorded)?;
     let machine = guest::boot(&host, &base.config, &program)?;
     base.world.open();
@@ -47,11 +46,14 @@ pub async fn run(mut base: Base) -> Result<Ended, Failure> {
     base.notifier.status("standalone, unprotected");
     let result = wait(&mut base).await;
     let digest = match &running {
-        Running::Recorded(recorder) => {
-            recorder.stop();
-            Some(recorder.paused(Machine::digest))
+        Running::Recorded(guest) => {
+            guest.stop();
+            Some(guest.paused(Machine::digest))
         }
-        Running::Native(_) => None,
+        Running::Native(native) => {
+            native.stop();
+            None
+        }
     };
     drop(running);
     base.world.stop();
@@ -71,19 +73,29 @@ fn start(
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }
-        let recorder = guest::run(host, &base.config, machine, &base.world, &base.stats)?;
-        base.board.set_recorder(&recorder);
-        return Ok(Running::Recorded(recorder));
+        let Base {
+            config,
+            world,
+            board,
+            stats,
+            ..
+        } = base;
+        let guest = guest::run(host, config, machine, world, board, stats)?;
+        return Ok(Running::Recorded(guest));
     }
     if base.log.is_some() {
         let message = "--record needs recording.mode = \"on\"";
         return Err(Failure::text(ExitCode::Config, message));
     }
-    if base.config.vm.console_input == ConsoleInput::Stdin {
-        let message = "vm.console_input = \"stdin\" needs recording.mode = \"on\"";
-        return Err(Failure::text(ExitCode::Config, message));
-    }
-    Ok(Running::Native(Box::new(NativeRun::start(host, &machine, base.world.clone())?)))
+    let Base {
+        config,
+        world,
+        board,
+        ..
+    } = base;
+    Ok(Running::Native(guest::run_native(
+        host, config, &machine, world, board,
+    )?))
 }
 
 async fn wait(base: &mut Base) -> Result<Ended, Failure> {
@@ -117,7 +129,12 @@ async fn wait(base: &mut Base) -> Result<Ended, Failure> {
                         how: how_text.clone(),
                     });
                 });
-                ended = Some(Ended { status, how: how_text, is_fault, digest: None });
+                ended = Some(Ended {
+                    status,
+                    how: how_text,
+                    is_fault,
+                    digest: None,
+                });
             }
             Some(Notice::Drained) => {
                 if let Some(ended) = ended.take() {
@@ -129,12 +146,20 @@ async fn wait(base: &mut Base) -> Result<Ended, Failure> {
                 let message = format!("cannot write console output: {error}");
                 return Err(Failure::text(ExitCode::Output, message));
             }
-            None => return Err(Failure::text(ExitCode::Internal, "the machine's threads are gone")),
+            None => {
+                return Err(Failure::text(
+                    ExitCode::Internal,
+                    "the machine's threads are gone",
+                ));
+            }
         }
     }
 }
 
 /// SIGTERM or SIGINT.
-pub fn stopped() -> Failure {
-    Failure::text(ExitCode::Stopped, "stopped by a signal before the guest ended")
+pub(crate) fn stopped() -> Failure {
+    Failure::text(
+        ExitCode::Stopped,
+        "stopped by a signal before the guest ended",
+    )
 }

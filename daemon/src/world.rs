@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -123,7 +123,12 @@ impl World {
     /// Outputs leave when the attached backup has acknowledged their commit.
     pub fn guard(&self) {
         self.change(|state| {
-            let State { gate, backup, committed, .. } = state;
+            let State {
+                gate,
+                backup,
+                committed,
+                ..
+            } = state;
             if let Some(backup) = backup {
                 backup.guarded_after = Some(*committed);
                 gate.guard(CommitSeq::BOOT);
@@ -137,13 +142,21 @@ impl World {
     /// Whether the guarding backup has acknowledged all that left, or may have, before it guarded.
     pub fn is_caught_up(&self, level: AckLevel) -> bool {
         let state = self.lock();
-        let Some(backup) = &state.backup else { return false };
-        let Some(target) = backup.guarded_after else { return false };
+        let Some(backup) = &state.backup else {
+            return false;
+        };
+        let Some(target) = backup.guarded_after else {
+            return false;
+        };
         let acknowledged = match level {
             AckLevel::Received => backup.received,
             AckLevel::Verified => backup.verified,
         };
-        acknowledged >= target && state.gate.oldest_held().is_none_or(|oldest| oldest > target)
+        acknowledged >= target
+            && state
+                .gate
+                .oldest_held()
+                .is_none_or(|oldest| oldest > target)
     }
 
     /// From the next commit on, commits go to this backup too. Nothing may commit meanwhile.
@@ -177,13 +190,19 @@ impl World {
 
     /// The link to the backup.
     pub fn backup(&self) -> Option<PrimaryHandle> {
-        self.lock().backup.as_ref().map(|backup| backup.handle.clone())
+        self.lock()
+            .backup
+            .as_ref()
+            .map(|backup| backup.handle.clone())
     }
 
     /// The backup of this session acknowledges.
     pub fn acknowledge(&self, session: u64, received: CommitSeq, verified: CommitSeq) {
         self.change(|state| {
-            let Some(backup) = state.backup.as_mut().filter(|backup| backup.session == session)
+            let Some(backup) = state
+                .backup
+                .as_mut()
+                .filter(|backup| backup.session == session)
             else {
                 return;
             };
@@ -214,7 +233,9 @@ impl World {
                 state.gate.hold(seq, (output, now), bytes, now);
             }
             if let Some(ended) = ended.filter(|_| !says_end) {
-                state.gate.hold(at, (Output::Ended(ended.clone()), now), 0, now);
+                state
+                    .gate
+                    .hold(at, (Output::Ended(ended.clone()), now), 0, now);
             }
         });
     }
@@ -272,7 +293,10 @@ impl World {
             if state.stopping {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -325,11 +349,14 @@ impl Outside for World {
                 drop(wait.unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
-            let queues =
-                [state.backup.as_ref().map(|backup| backup.queue.clone()), state.log.clone()];
+            let queues = [
+                state.backup.as_ref().map(|backup| backup.queue.clone()),
+                state.log.clone(),
+            ];
             drop(state);
             let deadline = Some(Instant::now() + ROOM_LOOK);
-            let is_full = |queue: &Arc<CommitQueue>| queue.wait_for_room(deadline) == Room::TimedOut;
+            let is_full =
+                |queue: &Arc<CommitQueue>| queue.wait_for_room(deadline) == Room::TimedOut;
             if !queues.iter().flatten().any(is_full) {
                 return;
             }
@@ -360,7 +387,9 @@ impl Outside for World {
     }
 
     fn read_input(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        let Some(file) = &self.input else { return Ok(Bytes::new()) };
+        let Some(file) = &self.input else {
+            return Ok(Bytes::new());
+        };
         let mut buffer = vec![0; bytes];
         let mut filled = 0;
         while filled < bytes {
@@ -389,7 +418,10 @@ impl Outside for World {
 }
 
 fn push(state: &mut State, seq: CommitSeq, item: Item, now: Instant) {
-    let queues = [state.backup.as_ref().map(|backup| &backup.queue), state.log.as_ref()];
+    let queues = [
+        state.backup.as_ref().map(|backup| &backup.queue),
+        state.log.as_ref(),
+    ];
     if queues.iter().all(Option::is_none) {
         return;
     }
@@ -413,8 +445,9 @@ pub fn exit_status(ended: &Ended) -> (u8, String) {
     match ended {
         Ended::Exit { status } => (*status, format!("the guest exited with status {status}")),
         Ended::Halted => (0, "all vCPUs have halted".to_owned()),
-        Ended::Fault { message } => {
-            (ExitCode::GuestFault.code(), format!("the guest was stopped: {message}"))
-        }
+        Ended::Fault { message } => (
+            ExitCode::GuestFault.code(),
+            format!("the guest was stopped: {message}"),
+        ),
     }
 }

@@ -33,7 +33,7 @@ struct Shared {
 /// A machine that runs without being recorded.
 pub struct NativeRun {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     _vm: Vm,
 }
 
@@ -63,9 +63,9 @@ impl NativeRun {
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),
             started: Instant::now(),
         });
-        let mut run = Self {
+        let run = Self {
             shared,
-            threads: Vec::new(),
+            threads: Mutex::default(),
             _vm: vm,
         };
         for (index, vcpu) in indices.zip(vcpus) {
@@ -79,9 +79,14 @@ impl NativeRun {
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(body);
-            run.threads.push(thread.map_err(EngineError::Thread)?);
+            run.threads().push(thread.map_err(EngineError::Thread)?);
         }
         Ok(run)
+    }
+
+    /// The guest clock.
+    pub fn time(&self) -> GuestTime {
+        self.shared.now()
     }
 
     /// The last MARK.
@@ -97,14 +102,24 @@ impl NativeRun {
         let _ = state.page.input(&input, &self.shared.image);
         taken
     }
+
+    /// Stops the vCPUs.
+    pub fn stop(&self) {
+        self.shared.stop();
+        for thread in std::mem::take(&mut *self.threads()) {
+            // A vCPU thread that panicked has reported it; the others have stopped by now.
+            let _ = thread.join();
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for NativeRun {
     fn drop(&mut self) {
-        self.shared.stop();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 

@@ -47,9 +47,16 @@ async fn a_session_from_welcome_to_goodbye() {
         synced,
         LinkEvent::Session(PrimaryEvent::SyncDone { seq: BASE })
     );
-    primary.handle.in_sync(Right { term: 7, mark: 1 }).await.expect("open");
+    primary
+        .handle
+        .in_sync(Right { term: 7, mark: 1 })
+        .await
+        .expect("open");
     let in_sync = next(&mut backup.events, backup_sign).await;
-    assert_eq!(in_sync, LinkEvent::Session(BackupEvent::InSync(Right { term: 7, mark: 1 })));
+    assert_eq!(
+        in_sync,
+        LinkEvent::Session(BackupEvent::InSync(Right { term: 7, mark: 1 }))
+    );
 
     let (received, verified) = (CommitSeq(150), CommitSeq(149));
     backup.handle.report(received, verified);

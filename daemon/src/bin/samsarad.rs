@@ -9,7 +9,11 @@ fn main() {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let status = if error.use_stderr() { ExitCode::Usage.code() } else { 0 };
+            let status = if error.use_stderr() {
+                ExitCode::Usage.code()
+            } else {
+                0
+            };
             // Nobody to tell if this fails.
             let _ = error.print();
             std::process::exit(status.into());
@@ -19,5 +23,5 @@ fn main() {
         eprintln!("samsarad: {error}");
         std::process::exit(ExitCode::Usage.code().into());
     }
-    std::process::exit(run::run(args).into());
+    std::process::exit(run::run(&args).into());
 }

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use samsara_commitlog::StreamHeader;
 use samsara_config::Role;
 use samsara_failover::{
     Action, ArbiterRequest, Change, Event, GateMode, GaveUp, SessionId, Situation, StopReason,
@@ -10,7 +11,6 @@ use samsara_machine::Machine;
 use samsara_replication::protocol::{
     Admission, Hello, PROTOCOL_VERSIONS, PeerRole, PrimaryIdentity, Right,
 };
-use samsara_commitlog::StreamHeader;
 
 use super::backup::{self, Follow};
 use super::event_loop::{Guest, Node, Way};
@@ -35,7 +35,7 @@ impl Node {
     pub(super) async fn carry_out(&mut self) -> Result<Option<Ended>, Failure> {
         while let Some(action) = self.decider.poll_action() {
             if let Some(reason) = self.act(action).await? {
-                return self.stop(reason).map(Some);
+                return self.stop(&reason).map(Some);
             }
             self.check_caught_up();
         }
@@ -52,8 +52,15 @@ impl Node {
             Action::GoLive { .. } => self.go_live().await?,
             Action::Gate(mode) => self.set_gate(mode),
             Action::StartSync { session } => self.start_sync(session).await?,
-            Action::TellInSync { session, term, mark } => {
-                let right = Right { term: term.number(), mark: mark.0 };
+            Action::TellInSync {
+                session,
+                term,
+                mark,
+            } => {
+                let right = Right {
+                    term: term.number(),
+                    mark: mark.0,
+                };
                 self.say(session, Word::InSync(right));
                 self.base.board.update(|status| {
                     if let Some(peer) = &mut status.peer {
@@ -112,8 +119,14 @@ impl Node {
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }
-        let recorder = guest::run(&self.kvm, &base.config, machine, &base.world, &base.stats)?;
-        base.board.set_recorder(&recorder);
+        let recorder = guest::run(
+            &self.kvm,
+            &base.config,
+            machine,
+            &base.world,
+            &base.board,
+            &base.stats,
+        )?;
         self.guest = Guest::Running(recorder);
         Ok(())
     }
@@ -123,15 +136,22 @@ impl Node {
             let message = format!("cannot go live: {why}");
             Failure::text(ExitCode::Internal, message)
         };
-        let follow = self.follow.take().ok_or_else(|| unfit("no machine was followed"))?;
+        let follow = self
+            .follow
+            .take()
+            .ok_or_else(|| unfit("no machine was followed"))?;
         let ((machine, error), retained) = follow.finish().await;
         if let Some(error) = error {
             return Err(unfit(&error.to_string()));
         }
         let machine = *machine.ok_or_else(|| unfit("the snapshot is not complete"))?;
-        self.base.board.update(|status| status.counters.failovers += 1);
+        self.base
+            .board
+            .update(|status| status.counters.failovers += 1);
         let ended = machine.ended().cloned();
-        self.base.world.take_over(retained, machine.seq(), ended.as_ref());
+        self.base
+            .world
+            .take_over(retained, machine.seq(), ended.as_ref());
         tracing::info!("going live from commit {}", machine.seq());
         self.run_machine(machine)
     }
@@ -159,7 +179,11 @@ impl Node {
     }
 
     async fn start_sync(&mut self, session: SessionId) -> Result<(), Failure> {
-        let Some(current) = self.session.as_mut().filter(|current| current.id == session.0) else {
+        let Some(current) = self
+            .session
+            .as_mut()
+            .filter(|current| current.id == session.0)
+        else {
             return Ok(());
         };
         let Way::Joined(link) = std::mem::replace(&mut current.way, Way::Sending) else {
@@ -178,7 +202,10 @@ impl Node {
                 let (machine, result) =
                     done.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
                 self.guest = Guest::Booted(machine);
-                let _ = self.inputs.send(Input::SnapshotSent { session: id, result });
+                let _ = self.inputs.send(Input::SnapshotSent {
+                    session: id,
+                    result,
+                });
             }
             Guest::Running(recorder) => {
                 self.guest = Guest::Running(recorder.clone());
@@ -186,7 +213,10 @@ impl Node {
                     let result = recorder.paused(|machine| {
                         primary::start_sync(machine, *link, id, &world, limits, &inputs)
                     });
-                    let _ = inputs.send(Input::SnapshotSent { session: id, result });
+                    let _ = inputs.send(Input::SnapshotSent {
+                        session: id,
+                        result,
+                    });
                 });
             }
             Guest::None => {}
@@ -196,7 +226,10 @@ impl Node {
 
     /// Says something to the backup of a session, if it is still there.
     fn say(&self, session: SessionId, word: Word) {
-        let is_current = self.session.as_ref().is_some_and(|current| current.id == session.0);
+        let is_current = self
+            .session
+            .as_ref()
+            .is_some_and(|current| current.id == session.0);
         if let Some(link) = self.base.world.backup().filter(|_| is_current) {
             tokio::spawn(async move {
                 // A link that is gone is noticed by its last event.
@@ -211,22 +244,29 @@ impl Node {
     fn join(&mut self, session: SessionId, gave_up: Option<GaveUp>) -> Result<(), Failure> {
         // What was held of an earlier session is dropped here.
         self.follow = None;
-        let Some(current) = self.session.as_mut().filter(|current| current.id == session.0) else {
+        let Some(current) = self
+            .session
+            .as_mut()
+            .filter(|current| current.id == session.0)
+        else {
             return Ok(());
         };
         let Way::Offered(link) = std::mem::replace(&mut current.way, Way::ToPrimary) else {
             return Ok(());
         };
-        let gave_up =
-            gave_up.map(|right| Right { term: right.term.number(), mark: right.mark.0 });
-        let follow =
-            Follow::start(*link, session.0, gave_up, &self.base.board, &self.inputs)?;
+        let gave_up = gave_up.map(|right| Right {
+            term: right.term.number(),
+            mark: right.mark.0,
+        });
+        let follow = Follow::start(*link, session.0, gave_up, &self.base.board, &self.inputs)?;
         self.follow = Some(follow);
         Ok(())
     }
 
     fn leave(&mut self, session: SessionId, reason: String) {
-        let Some(left) = self.session.take_if(|current| current.id == session.0) else { return };
+        let Some(left) = self.session.take_if(|current| current.id == session.0) else {
+            return;
+        };
         tracing::info!("leaving the other host: {reason}");
         if let Way::ToPrimary = left.way
             && let Some(follow) = &mut self.follow
@@ -235,21 +275,34 @@ impl Node {
         }
         if let Some(link) = self.base.world.detach(session.0) {
             self.base.board.link_ended(&link);
-            tokio::spawn(async move { drop(link.close(reason).await) });
+            tokio::spawn(async move {
+                // Closed already, or closed now.
+                let _ = link.close(reason).await;
+            });
         }
-        self.tell(Event::PeerLost { session, cause: "left".into() });
+        self.tell(Event::PeerLost {
+            session,
+            cause: "left".into(),
+        });
     }
 
     fn changed(&self, change: &Change) {
         tracing::info!("{} (term {})", change.reason, change.term);
-        let role = if change.situation.is_primary() { Role::Primary } else { Role::Backup };
+        let role = if change.situation.is_primary() {
+            Role::Primary
+        } else {
+            Role::Backup
+        };
         let term = change.term.number();
         if change.situation == Situation::Stopped {
             return;
         }
         let last = self.base.board.update(|status| {
             status.protected = change.situation.is_protected();
-            status.role_changes.last().map(|last| (last.role, last.term))
+            status
+                .role_changes
+                .last()
+                .map(|last| (last.role, last.term))
         });
         if last != Some((role, term)) {
             self.base.board.role_changed(role, term, &change.reason);
@@ -274,7 +327,10 @@ impl Node {
                 memory_bytes: shape.memory_bytes,
                 input_bytes: self.base.input_bytes,
             }),
-            _ => Admission::NotPrimary { host, term: self.decider.status().term.number() },
+            _ => Admission::NotPrimary {
+                host,
+                term: self.decider.status().term.number(),
+            },
         };
         self.admission.send_if_modified(|current| {
             let differs = *current != admission;
@@ -320,7 +376,9 @@ impl Node {
     /// Shows where this host stands.
     pub(super) fn show(&mut self) {
         let now = self.decider.status();
-        self.base.alive.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.base
+            .alive
+            .store(true, std::sync::atomic::Ordering::Relaxed);
         self.base.notifier.status(&now.sentence);
         self.base.board.update(|status| {
             status.gate.why.clone_from(&now.sentence);
@@ -331,12 +389,17 @@ impl Node {
     pub(super) fn show_peer(&self, name: &str, address: Option<String>) {
         self.base.board.update(|status| {
             let name = name.to_owned();
-            status.peer = Some(status::Peer { name, address, connected: true, in_sync: false });
+            status.peer = Some(status::Peer {
+                name,
+                address,
+                connected: true,
+                in_sync: false,
+            });
         });
     }
 
-    fn stop(&mut self, reason: StopReason) -> Result<Ended, Failure> {
-        let code = match &reason {
+    fn stop(&mut self, reason: &StopReason) -> Result<Ended, Failure> {
+        let code = match reason {
             StopReason::Ended { status } => {
                 let known = self.ended.take();
                 return Ok(known.unwrap_or_else(|| Ended {
@@ -393,14 +456,22 @@ impl Node {
     }
 
     async fn say_goodbye(&mut self, reason: &str) {
-        let Some(link) = self.base.world.backup() else { return };
+        let Some(link) = self.base.world.backup() else {
+            return;
+        };
         if link.close(reason.to_owned()).await.is_err() {
             return;
         }
         let closed = async {
             while let Some(input) = self.receiver.recv().await {
                 use samsara_replication::transport::LinkEvent::Closed;
-                if matches!(input, Input::Backup { event: Closed(_), .. }) {
+                if matches!(
+                    input,
+                    Input::Backup {
+                        event: Closed(_),
+                        ..
+                    }
+                ) {
                     break;
                 }
             }

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 
 use super::input::Input;
 use crate::board::Board;
+use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::follower::{self, Followed, SharedRetained};
-use crate::exit::ExitCode;
 
 /// Dials the peer until it is a primary that welcomes this host.
 pub(super) async fn dial(
@@ -74,11 +74,7 @@ pub(super) fn dial_failure(error: &DialError) -> Failure {
 }
 
 /// Asks the peer, once, whether it is primary.
-pub(super) async fn ask_peer(
-    dialer: Dialer,
-    hello: Hello,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
+pub(super) async fn ask_peer(dialer: Dialer, hello: Hello, inputs: mpsc::UnboundedSender<Input>) {
     let refusal: Option<Refusal> = match dialer.dial(hello).await {
         Err(DialError::Refused { refusal, .. }) => Some(refusal),
         _ => None,
@@ -102,22 +98,38 @@ impl Follow {
         board: &Arc<Board>,
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<Self, Failure> {
-        let StartedBackup { handle, events, commits } = link.start(gave_up);
+        let StartedBackup {
+            handle,
+            events,
+            commits,
+        } = link.start(gave_up);
         tokio::spawn(forward(session, events, inputs.clone()));
         let retained: SharedRetained = Arc::new(Mutex::new(Retained::new()));
         let tell = inputs.clone();
         let failed = move |reason| {
             let _ = tell.send(Input::FollowFailed { session, reason });
         };
-        let thread =
-            follower::start(commits, handle.clone(), retained.clone(), board.clone(), failed);
+        let thread = follower::start(
+            commits,
+            handle.clone(),
+            retained.clone(),
+            board.clone(),
+            failed,
+        );
         let thread = thread.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
-        Ok(Self { retained, thread, link: Some(handle) })
+        Ok(Self {
+            retained,
+            thread,
+            link: Some(handle),
+        })
     }
 
     /// The primary has emitted the outputs of all commits up to this one.
     pub(super) fn released(&self, seq: samsara_commitlog::CommitSeq) {
-        self.retained.lock().unwrap_or_else(PoisonError::into_inner).handle_released(seq);
+        self.retained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .handle_released(seq);
     }
 
     /// Leaves the primary. What has arrived is still applied.

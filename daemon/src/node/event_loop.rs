@@ -13,7 +13,7 @@ use samsara_machine::bare::Program;
 use samsara_machine::kvm::Host;
 use samsara_replication::QueueLimits;
 use samsara_replication::protocol::{Admission, BackupEvent, PrimaryEvent, Right};
-use samsara_replication::transport::{BackupLink, Dialer, LinkEvent, PrimaryHandle, PrimaryLink};
+use samsara_replication::transport::{BackupLink, Dialer, LinkEvent, PrimaryLink};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ pub(super) enum Way {
     /// The snapshot is on its way to the queue.
     Sending,
     /// The backup gets commits.
-    ToBackup(PrimaryHandle),
+    ToBackup,
     /// A primary welcomes this host.
     Offered(Box<BackupLink>),
     /// A primary is followed.
@@ -133,9 +133,17 @@ impl Node {
     }
 
     fn until_next(&self) -> Duration {
-        let detector = self.session.as_ref().and_then(|session| session.detector.poll_timeout());
-        let next = [detector, self.decider.poll_timeout()].into_iter().flatten().min();
-        let wait = next.map_or(TURN, |next| Duration::from_millis(next.ms_since(self.now())));
+        let detector = self
+            .session
+            .as_ref()
+            .and_then(|session| session.detector.poll_timeout());
+        let next = [detector, self.decider.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min();
+        let wait = next.map_or(TURN, |next| {
+            Duration::from_millis(next.ms_since(self.now()))
+        });
         wait.min(TURN)
     }
 
@@ -159,7 +167,10 @@ impl Node {
 
     fn promote(&mut self, request: Promotion) {
         let now = self.now();
-        let result = self.decider.handle_promote(now).map_err(|error| error.to_string());
+        let result = self
+            .decider
+            .handle_promote(now)
+            .map_err(|error| error.to_string());
         // The operator may have hung up.
         let _ = request.reply.send(result);
     }
@@ -192,7 +203,12 @@ impl Node {
                 how: how_text.clone(),
             });
         });
-        Ended { status, how: how_text, is_fault, digest: None }
+        Ended {
+            status,
+            how: how_text,
+            is_fault,
+            digest: None,
+        }
     }
 
     fn handle_input(&mut self, input: Input) -> Result<(), Failure> {
@@ -206,13 +222,21 @@ impl Node {
             Input::PeerAsked(refusal) => {
                 use samsara_replication::protocol::RefuseReason::AlsoPrimary;
                 if let Some(refusal) = refusal.filter(|refusal| refusal.reason == AlsoPrimary) {
-                    self.tell(Event::PeerIsPrimary { term: Term::new(refusal.term) });
+                    self.tell(Event::PeerIsPrimary {
+                        term: Term::new(refusal.term),
+                    });
                 }
             }
             Input::Primary { session, event } => self.handle_primary(session, event),
             Input::FollowFailed { session, reason } => {
-                if self.session.as_ref().is_some_and(|current| current.id == session) {
-                    self.base.board.update(|status| status.counters.divergences += 1);
+                if self
+                    .session
+                    .as_ref()
+                    .is_some_and(|current| current.id == session)
+                {
+                    self.base
+                        .board
+                        .update(|status| status.counters.divergences += 1);
                     let message = format!(
                         "this backup cannot follow its primary and must start anew: {reason}"
                     );
@@ -239,7 +263,12 @@ impl Node {
         self.next_session += 1;
         let dead_after_ms = self.base.config.failover.dead_after_ms;
         let detector = Detector::new(dead_after_ms, self.now());
-        self.session = Some(Session { id, detector, way, awaits_catch_up: false });
+        self.session = Some(Session {
+            id,
+            detector,
+            way,
+            awaits_catch_up: false,
+        });
         SessionId(id)
     }
 
@@ -250,19 +279,21 @@ impl Node {
         let name = link.hello().host.clone();
         self.show_peer(&name, Some(link.remote().to_string()));
         let session = self.new_session(Way::Joined(link));
-        let gave_up = gave_up
-            .map(|right| GaveUp { term: Term::new(right.term), mark: SyncMark(right.mark) });
+        let gave_up = gave_up.map(|right| GaveUp {
+            term: Term::new(right.term),
+            mark: SyncMark(right.mark),
+        });
         self.tell(Event::BackupJoined { session, gave_up });
     }
 
     fn handle_snapshot(
         &mut self,
         session: u64,
-        result: Result<PrimaryHandle, Failure>,
+        result: Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let handle = result?;
+        result?;
         match &mut self.session {
-            Some(current) if current.id == session => current.way = Way::ToBackup(handle),
+            Some(current) if current.id == session => current.way = Way::ToBackup,
             // Lost while it was being sent.
             _ => drop(self.base.world.detach(session)),
         }
@@ -277,10 +308,18 @@ impl Node {
         match event {
             LinkEvent::Session(PrimaryEvent::SignOfLife | PrimaryEvent::Ack { .. }) => {}
             LinkEvent::Session(PrimaryEvent::SyncDone { .. }) => {
-                self.tell(Event::BackupSynced { session: SessionId(session) });
+                self.tell(Event::BackupSynced {
+                    session: SessionId(session),
+                });
             }
-            LinkEvent::Session(PrimaryEvent::Diverged { seq, expected, found }) => {
-                self.base.board.update(|status| status.counters.divergences += 1);
+            LinkEvent::Session(PrimaryEvent::Diverged {
+                seq,
+                expected,
+                found,
+            }) => {
+                self.base
+                    .board
+                    .update(|status| status.counters.divergences += 1);
                 tracing::error!(
                     "the backup's state after commit {seq} differs: {expected:032x} here, \
                      {found:032x} there; it must be synced anew"
@@ -293,7 +332,10 @@ impl Node {
 
     pub(super) fn check_caught_up(&mut self) {
         let level = crate::run::ack_level(&self.base.config);
-        if let Some(session) = self.session.as_mut().filter(|session| session.awaits_catch_up)
+        if let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|session| session.awaits_catch_up)
             && self.base.world.is_caught_up(level)
         {
             session.awaits_catch_up = false;
@@ -328,7 +370,11 @@ impl Node {
             LinkEvent::Session(BackupEvent::SignOfLife { .. }) => {}
             LinkEvent::Session(BackupEvent::InSync(right)) => {
                 let (term, mark) = (Term::new(right.term), SyncMark(right.mark));
-                self.tell(Event::InSync { session: id, term, mark });
+                self.tell(Event::InSync {
+                    session: id,
+                    term,
+                    mark,
+                });
             }
             LinkEvent::Session(BackupEvent::Released { seq }) => {
                 if let Some(follow) = &self.follow {
@@ -336,7 +382,10 @@ impl Node {
                 }
             }
             LinkEvent::Session(BackupEvent::Ended { status }) => {
-                self.tell(Event::PrimaryEnded { session: id, status });
+                self.tell(Event::PrimaryEnded {
+                    session: id,
+                    status,
+                });
             }
             LinkEvent::Closed(cause) => self.lose(session, cause.to_string()),
         }
@@ -356,7 +405,9 @@ impl Node {
 
     /// The session is over.
     pub(super) fn lose(&mut self, session: u64, cause: String) {
-        let Some(lost) = self.session.take_if(|current| current.id == session) else { return };
+        let Some(lost) = self.session.take_if(|current| current.id == session) else {
+            return;
+        };
         if let Some(link) = self.base.world.detach(session) {
             self.base.board.link_ended(&link);
         }
@@ -371,18 +422,22 @@ impl Node {
                 (peer.connected, peer.in_sync) = (false, false);
             }
         });
-        self.tell(Event::PeerLost { session: SessionId(session), cause });
+        self.tell(Event::PeerLost {
+            session: SessionId(session),
+            cause,
+        });
     }
 }
 
 fn describe(answer: &ArbiterAnswer) -> (bool, String) {
     use samsara_failover::Swap;
     match answer {
-        ArbiterAnswer::Read(Ok(Some(standing))) => (true, standing.value.to_string()),
-        ArbiterAnswer::Read(Ok(None)) => (true, "no term has been taken yet".into()),
         ArbiterAnswer::Swap(Ok(Swap::Won(_))) => (true, "granted".into()),
-        ArbiterAnswer::Swap(Ok(Swap::Lost(Some(standing)))) => (true, standing.value.to_string()),
-        ArbiterAnswer::Swap(Ok(Swap::Lost(None))) => (true, "no term has been taken yet".into()),
+        ArbiterAnswer::Read(Ok(Some(standing)))
+        | ArbiterAnswer::Swap(Ok(Swap::Lost(Some(standing)))) => (true, standing.value.to_string()),
+        ArbiterAnswer::Read(Ok(None)) | ArbiterAnswer::Swap(Ok(Swap::Lost(None))) => {
+            (true, "no term has been taken yet".into())
+        }
         ArbiterAnswer::Read(Err(error)) | ArbiterAnswer::Swap(Err(error)) => {
             (false, error.to_string())
         }

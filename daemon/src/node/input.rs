@@ -2,7 +2,7 @@
 
 use samsara_failover::ArbiterAnswer;
 use samsara_replication::protocol::{BackupEvent, PrimaryEvent, Refusal, Right};
-use samsara_replication::transport::{BackupLink, DialError, LinkEvent, PrimaryHandle, PrimaryLink};
+use samsara_replication::transport::{BackupLink, DialError, LinkEvent, PrimaryLink};
 
 use crate::failure::Failure;
 
@@ -11,11 +11,20 @@ pub(super) enum Input {
     /// The arbiter answered.
     Arbiter(ArbiterAnswer),
     /// A backup takes its place.
-    Joined { link: Box<PrimaryLink>, gave_up: Option<Right> },
+    Joined {
+        link: Box<PrimaryLink>,
+        gave_up: Option<Right>,
+    },
     /// The snapshot for a session is in the queue, the link started.
-    SnapshotSent { session: u64, result: Result<PrimaryHandle, Failure> },
+    SnapshotSent {
+        session: u64,
+        result: Result<(), Failure>,
+    },
     /// From the backup of a session.
-    Backup { session: u64, event: LinkEvent<PrimaryEvent> },
+    Backup {
+        session: u64,
+        event: LinkEvent<PrimaryEvent>,
+    },
     /// A primary welcomes this host.
     Found(Box<BackupLink>),
     /// This host cannot become a backup before someone changes something.
@@ -23,7 +32,10 @@ pub(super) enum Input {
     /// The other host was asked whether it is primary.
     PeerAsked(Option<Refusal>),
     /// From the primary of a session.
-    Primary { session: u64, event: LinkEvent<BackupEvent> },
+    Primary {
+        session: u64,
+        event: LinkEvent<BackupEvent>,
+    },
     /// What was applied of a session does not go on.
     FollowFailed { session: u64, reason: String },
 }

@@ -25,26 +25,26 @@ use crate::run::Base;
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The guest's exit status.
-    pub status: u8,
+    pub(crate) status: u8,
     /// In words.
-    pub how: String,
+    pub(crate) how: String,
     /// The guest was stopped for what it did.
-    pub is_fault: bool,
+    pub(crate) is_fault: bool,
     /// The whole committed state, where this host has it.
-    pub digest: Option<StateDigest>,
+    pub(crate) digest: Option<StateDigest>,
 }
 
 /// The operator says that this host may go on alone.
 #[derive(Debug)]
-pub struct Promotion {
+pub(crate) struct Promotion {
     /// Whether that was possible.
-    pub reply: oneshot::Sender<Result<(), String>>,
+    pub(crate) reply: oneshot::Sender<Result<(), String>>,
 }
 
 /// Runs a host of a pair until its guest ends, or it must stop.
-pub async fn run(base: Base, role: Role, limits: QueueLimits) -> Result<Ended, Failure> {
+pub(crate) async fn run(base: Base, role: Role, limits: QueueLimits) -> Result<Ended, Failure> {
     let mut node = setup::node(base, role, limits)?;
     let result = node.run().await;
     node.shut_down(result).await

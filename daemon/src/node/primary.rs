@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use samsara_commitlog::CommitSeq;
 use samsara_machine::Machine;
-use samsara_replication::protocol::{Admission, PrimaryEvent};
+use samsara_replication::protocol::{Admission, PrimaryEvent, RefuseReason};
 use samsara_replication::transport::{
-    LinkEvent, Listener, ListenerEvent, PrimaryHandle, PrimaryLink,
+    LinkEvent, ListenError, Listener, ListenerEvent, PrimaryLink,
 };
 use samsara_replication::{CommitQueue, QueueLimits};
 use tokio::runtime::Handle;
@@ -40,6 +40,8 @@ pub(super) async fn listen(
                 ListenerEvent::Backup(link) => {
                     tokio::spawn(await_join(link, inputs.clone()));
                 }
+                ListenerEvent::Rejected { error: ListenError::Refused(refusal), .. }
+                    if refusal.reason == RefuseReason::NotPrimary => {}
                 ListenerEvent::Rejected { remote, error } => {
                     let text = format!("a host at {remote} was not taken as backup: {error}");
                     let is_new = last_told
@@ -73,15 +75,15 @@ pub(super) fn start_sync(
     world: &Arc<World>,
     limits: QueueLimits,
     inputs: &mpsc::UnboundedSender<Input>,
-) -> Result<PrimaryHandle, Failure> {
+) -> Result<(), Failure> {
     let base = machine.seq();
     let queue = Arc::new(CommitQueue::new(limits, base));
     let (handle, events) = link.start(Arc::clone(&queue), base);
     let forward = forward(session, events, Arc::clone(world), inputs.clone());
     Handle::current().spawn(forward);
     snapshot::push_stream(machine, &queue)?;
-    world.attach(session, queue, handle.clone(), base);
-    Ok(handle)
+    world.attach(session, queue, handle, base);
+    Ok(())
 }
 
 /// Takes acknowledgements to the gate at once, and tells the loop of everything.

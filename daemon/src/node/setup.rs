@@ -35,8 +35,9 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     let tls = TlsIdentity::load(&tls_files(config)?)
         .map_err(|error| Failure::new(ExitCode::Certificate, &error))?;
     if let (None, Some(name)) = (&config.replication.host_name, tls.name()) {
-        base.host = name.to_owned();
-        base.board.update(|status| name.clone_into(&mut status.host));
+        name.clone_into(&mut base.host);
+        base.board
+            .update(|status| name.clone_into(&mut status.host));
     }
     let config = &base.config;
     let settings = settings(config, &base.host, program.is_some())?;
@@ -44,7 +45,10 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     let directory = own_directory.as_ref().map(tempfile::TempDir::path);
     let arbiter = arbiter(config, &settings.host, directory)?;
     let (inputs, receiver) = mpsc::unbounded_channel();
-    let not_primary = Admission::NotPrimary { host: base.host.clone(), term: 0 };
+    let not_primary = Admission::NotPrimary {
+        host: base.host.clone(),
+        term: 0,
+    };
     let (admission, admissions) = watch::channel(not_primary.clone());
     if let Some(listen) = config.replication.listen {
         let listener = Listener::bind(link_config(config, listen), tls.clone(), not_primary)
@@ -53,7 +57,10 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     }
     let dialer = config.replication.peer.as_ref().map(|_| {
         let any = ([0, 0, 0, 0], 0).into();
-        Dialer::new(link_config(config, config.replication.listen.unwrap_or(any)), tls)
+        Dialer::new(
+            link_config(config, config.replication.listen.unwrap_or(any)),
+            tls,
+        )
     });
     let started = Instant::now();
     let now = Moment::from_ms(0);
@@ -64,7 +71,11 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     base.board.update(|status| {
         status.arbiter = config.failover.arbiter.map(|kind| {
             let detail = "not asked yet".to_owned();
-            status::Arbiter { kind, reachable: true, detail }
+            status::Arbiter {
+                kind,
+                reachable: true,
+                detail,
+            }
         });
     });
     Ok(Node {
@@ -117,12 +128,14 @@ fn link_config(config: &Config, listen: std::net::SocketAddr) -> LinkConfig {
 }
 
 fn settings(config: &Config, host: &str, can_boot: bool) -> Result<Settings, Failure> {
-    let name = |text: &str| {
-        HostName::new(text).map_err(|error| Failure::new(ExitCode::Config, &error))
-    };
+    let name =
+        |text: &str| HostName::new(text).map_err(|error| Failure::new(ExitCode::Config, &error));
     let replication = &config.replication;
     let peer = replication.peer_name.as_deref();
-    let peer = peer.or(replication.peer.as_ref().map(samsara_config::PeerAddress::host));
+    let peer = peer.or(replication
+        .peer
+        .as_ref()
+        .map(samsara_config::PeerAddress::host));
     let mut settings = Settings::new(name(host)?, name(peer.unwrap_or("the-backup"))?);
     settings.start = match config.failover.start {
         ConfiguredStart::Protected => StartPolicy::Protected,
@@ -143,7 +156,9 @@ fn own_directory(config: &Config) -> Result<Option<tempfile::TempDir>, Failure> 
         return Ok(None);
     }
     let directory = tempfile::TempDir::with_prefix("samsarad-");
-    directory.map(Some).map_err(|error| Failure::new(ExitCode::Arbiter, &error))
+    directory
+        .map(Some)
+        .map_err(|error| Failure::new(ExitCode::Arbiter, &error))
 }
 
 fn arbiter(

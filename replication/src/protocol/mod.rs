@@ -34,8 +34,8 @@ pub use backup::{BackupCommand, BackupEvent, BackupSession};
 pub use codec::{ControlError, MESSAGE_BYTES_MAX, MessageReader};
 pub use heartbeat::Heartbeat;
 pub use message::{
-    Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason,
-    Right, SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
+    Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, Right,
+    SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
 };
 pub use primary::{PrimaryCommand, PrimaryEvent, PrimarySession};
 

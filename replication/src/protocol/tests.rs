@@ -59,11 +59,7 @@ fn any_hello() -> impl Strategy<Value = Message> {
         any::<u8>(),
         any::<u64>(),
     );
-    let options = (
-        any::<Option<u64>>(),
-        any::<bool>(),
-        any::<bool>(),
-    );
+    let options = (any::<Option<u64>>(), any::<bool>(), any::<bool>());
     (text(), text(), numbers, options).prop_map(|(vm, host, numbers, options)| {
         let ([min, max], log_version, term, vcpu_max, memory_bytes_max) = numbers;
         let (input_bytes, can_boot, primary) = options;

@@ -43,10 +43,7 @@ async fn next_message(
         if let Some(message) = reader.poll()? {
             return Ok(message);
         }
-        let count = recv
-            .read(&mut buffer)
-            .await?
-            .ok_or(HandshakeError::Ended)?;
+        let count = recv.read(&mut buffer).await?.ok_or(HandshakeError::Ended)?;
         reader.push(&buffer[..count]);
     }
 }
