@@ -93,6 +93,18 @@ impl Capture {
         self.shared.lock().growth.first().map(|(at, _)| *at)
     }
 
+    /// When the first byte of this text came.
+    pub fn when(&self, text: &str) -> Option<Instant> {
+        let state = self.shared.lock();
+        let mut windows = state.bytes.windows(text.len().max(1));
+        let place = windows.position(|window| window == text.as_bytes())?;
+        state
+            .growth
+            .iter()
+            .find(|(_, bytes)| *bytes > place)
+            .map(|(at, _)| *at)
+    }
+
     /// Waits until `look` gives something for the contents, the pipe has ended, or `bound` is over.
     pub fn wait<T>(&self, bound: Duration, mut look: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + bound;
@@ -140,6 +152,7 @@ mod tests {
             capture.wait(long, |bytes| (bytes == b"one").then_some(1)),
             Some(1)
         );
+        let between = Instant::now();
         writer.write_all(b" two").unwrap();
         drop(writer);
         capture.finish();
@@ -152,7 +165,8 @@ mod tests {
             None,
             "a pipe that ended is not waited for"
         );
-        assert!(capture.first_at().is_some());
+        assert!(capture.first_at().unwrap() <= between && capture.when("two").unwrap() >= between);
+        assert!(capture.when("ne").unwrap() <= between && capture.when("three").is_none());
         assert_eq!((capture.count(), capture.since(99)), (7, Vec::new()));
     }
 }
