@@ -69,15 +69,14 @@ impl Site {
         self.path("ca")
     }
 
-    /// Makes a host: a directory with a certificate of its own, and addresses.
+    /// A host: a directory with a certificate of its own, made when it is first asked for, and addresses that nobody
+    /// used before.
     pub fn seat(&self, name: &str) -> Result<Seat, HarnessError> {
         let directory = self.path(name);
-        fs::create_dir(&directory).map_err(HarnessError::file(&directory))?;
-        let (ca, out) = (text(&self.ca()), text(&directory));
-        self.ctl(&["pki", "issue", "--dir", &ca, "--out", &out, "--name", name])?;
-        let ca = directory.join("ca.pem");
-        if !ca.exists() {
-            fs::copy(self.ca().join("ca.pem"), &ca).map_err(HarnessError::file(&ca))?;
+        if !directory.exists() {
+            fs::create_dir(&directory).map_err(HarnessError::file(&directory))?;
+            let (ca, out) = (text(&self.ca()), text(&directory));
+            self.ctl(&["pki", "issue", "--dir", &ca, "--out", &out, "--name", name])?;
         }
         let (address, metrics) = (free_address()?, free_address()?);
         Ok(Seat {
@@ -86,6 +85,14 @@ impl Site {
             metrics,
             directory,
         })
+    }
+
+    /// Lets the arbiter forget, for a VM that is another one under the same name.
+    pub fn clear_arbiter(&self) -> Result<(), HarnessError> {
+        let arbiter = self.arbiter();
+        fs::remove_dir_all(&arbiter)
+            .and_then(|()| fs::create_dir(&arbiter))
+            .map_err(HarnessError::file(arbiter))
     }
 
     /// Writes a file of the site.
