@@ -112,11 +112,8 @@ fn hello() {
     let Some(_machine) = kvm_or_skip("hello") else {
         return;
     };
-    let greetings = |count| {
-        (0..count)
-            .map(|vcpu| format!("hello from vcpu {vcpu}\n"))
-            .collect()
-    };
+    let greeting = |vcpu| format!("hello from vcpu {vcpu}\n");
+    let greetings = |count| (0..count).map(greeting).collect::<Vec<_>>().concat();
     let expected: Vec<String> = VCPUS.into_iter().map(greetings).collect();
     assert_eq!(answers("hello", ""), expected);
     assert_eq!(answers("hello", "via=register"), expected);
@@ -213,9 +210,8 @@ fn lines_and_bytes() {
     let Some(_machine) = kvm_or_skip("lines_and_bytes") else {
         return;
     };
-    let lines: String = (0..300)
-        .map(|line| format!("line {line:06}\n"))
-        .fold(String::new(), |all, line| all + &line);
+    let lines: Vec<_> = (0..300).map(|line| format!("line {line:06}\n")).collect();
+    let lines = lines.concat();
     assert_eq!(one_answer("outputs", "n=300 run=10"), lines);
     let site = Site::new().unwrap();
     let text = "a line of the input\n".repeat(20_000);
