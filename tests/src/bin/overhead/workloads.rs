@@ -26,7 +26,7 @@ const fn workload(name: &'static str, program: &'static str, params: &'static st
 pub(crate) const WORKLOADS: &[Workload] = &[
     workload("private", "private", "n=40000000"),
     workload("counter-atomic", "counter", "n=20000000 mode=atomic"),
-    workload("counter-lock", "counter", "n=6000000 mode=lock"),
+    workload("counter-lock", "counter", "n=30000000 mode=lock"),
     Workload {
         name: "sha256tree",
         program: "sha256tree",
@@ -42,7 +42,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     workload(
         "litmus-falseshare",
         "litmus",
-        "test=falseshare iters=2000000",
+        "test=falseshare iters=8000000",
     ),
 ];
 
