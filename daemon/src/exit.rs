@@ -43,7 +43,7 @@ pub enum ExitCode {
     Config = 78,
     /// The other host has taken over.
     LostTerm = 80,
-    /// The arbiter cannot be used.
+    /// The arbiter cannot be set up.
     Arbiter = 81,
     /// Stopped by a signal.
     Stopped = 82,
@@ -98,7 +98,7 @@ impl ExitCode {
             Self::LostTerm => {
                 "the other host has taken over: this one stopped, and released nothing more"
             }
-            Self::Arbiter => "the arbiter cannot be used, or its record is damaged",
+            Self::Arbiter => "the arbiter cannot be set up; one that does not answer is waited for",
             Self::Stopped => "stopped by SIGTERM or SIGINT before the guest ended",
         }
     }

@@ -249,11 +249,21 @@ impl Node {
 
     fn handle_answer(&mut self, answer: ArbiterAnswer) {
         let (is_reachable, detail) = describe(&answer);
-        self.base.board.update(|status| {
-            if let Some(arbiter) = &mut status.arbiter {
-                (arbiter.reachable, arbiter.detail) = (is_reachable, detail);
-            }
+        // It is asked again and again: what it says is news only if it differs.
+        let is_news = self.base.board.update(|status| {
+            let arbiter = status.arbiter.as_mut();
+            arbiter.is_some_and(|arbiter| {
+                let is_news = arbiter.reachable != is_reachable
+                    || (!is_reachable && arbiter.detail != detail);
+                (arbiter.reachable, arbiter.detail) = (is_reachable, detail.clone());
+                is_news
+            })
         });
+        if is_news && is_reachable {
+            tracing::info!("the arbiter answers again: {detail}");
+        } else if is_news {
+            tracing::warn!("{detail}");
+        }
         let now = self.now();
         self.decider.handle_answer(now, answer);
     }

@@ -5,12 +5,10 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use samsara_tests::{Guest, Site, kvm_or_skip};
-use samsarad::exit::ExitCode::{
-    Arbiter, Certificate, Config, Input, LogFile, Network, Output, Usage,
-};
+use samsara_tests::{Guest, Host, Site, kvm_or_skip};
+use samsarad::exit::ExitCode::{Certificate, Config, Input, LogFile, Network, Output, Usage};
 
-use crate::ran::{samsarad, sets};
+use crate::ran::{BOUND, samsarad, sets};
 
 fn standalone(settings: &[&str]) -> Vec<String> {
     let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
@@ -284,6 +282,34 @@ fn certificates_that_cannot_be_read() {
         .failed(Certificate, &["beta.key", "not the key of the certificate"]);
 }
 
+/// It may be mounted later, so it is waited for; the log says which and what to do.
+#[test]
+fn an_arbiter_that_is_not_there() {
+    let Some(_machine) = kvm_or_skip("missing arbiter") else {
+        return;
+    };
+    let site = Site::new().expect("site");
+    let (alpha, beta) = (
+        site.seat("alpha").expect("seat"),
+        site.seat("beta").expect("seat"),
+    );
+    let mut settings = Guest::new(&site, "hello", "").expect("guest").settings();
+    let directory = site.path("later");
+    settings.push("failover.arbiter=file".to_owned());
+    settings.push(format!("failover.arbiter_dir={}", directory.display()));
+    settings.push("failover.start=alone".to_owned());
+    settings.extend(alpha.settings(&beta));
+    let mut host = Host::spawn(site.binaries(), &alpha, "primary", &settings).expect("start");
+    let said = format!("arbiter directory {} is not usable", directory.display());
+    host.wait_log(&said, BOUND).expect("said");
+    let status = host.status().expect("status");
+    assert_eq!((status.term, status.counters.commits), (0, 0));
+    assert_eq!(host.log_text().matches(&said).count(), 1, "said once");
+    fs::create_dir(&directory).expect("created");
+    assert_eq!(host.wait_code(BOUND).expect("its end"), 0);
+    assert!(!host.output().bytes().is_empty());
+}
+
 #[test]
 fn an_arbiter_that_is_someone_elses_or_damaged() {
     let Some(_machine) = kvm_or_skip("damaged arbiter") else {
@@ -298,9 +324,8 @@ fn an_arbiter_that_is_someone_elses_or_damaged() {
     settings.push("failover.arbiter=file".to_owned());
     settings.push(format!("failover.arbiter_dir={}", site.arbiter().display()));
     settings.extend(alpha.settings(&beta));
-    let mut host =
-        samsara_tests::Host::spawn(site.binaries(), &alpha, "primary", &settings).expect("start");
-    host.wait_status("a term", crate::ran::BOUND, |status| status.term == 1)
+    let mut host = Host::spawn(site.binaries(), &alpha, "primary", &settings).expect("start");
+    host.wait_status("a term", BOUND, |status| status.term == 1)
         .expect("a term");
     host.kill().expect("killed");
     let mut records: Vec<_> = fs::read_dir(site.arbiter())
@@ -310,26 +335,23 @@ fn an_arbiter_that_is_someone_elses_or_damaged() {
     records.sort();
     let record = records.pop().expect("a record");
     fs::write(&record, "{\"format\":1,").expect("written");
-    let mut host =
-        samsara_tests::Host::spawn(site.binaries(), &alpha, "primary", &settings).expect("start");
+    let mut host = Host::spawn(site.binaries(), &alpha, "primary", &settings).expect("start");
     let name = record
         .file_name()
         .expect("name")
         .to_string_lossy()
         .into_owned();
     let status = host
-        .wait_status("trouble with the arbiter", crate::ran::BOUND, |status| {
+        .wait_status("trouble with the arbiter", BOUND, |status| {
             status.state.contains(&name)
         })
         .expect("it says so");
     assert_eq!(status.term, 0, "{}", status.state);
     assert!(host.output().bytes().is_empty());
-    // It waits for someone to repair it; see `ExitCode::Arbiter` for what cannot pass.
-    assert!(
-        Arbiter.code() == 81 && status.state.contains("not usable"),
-        "{}",
-        status.state
-    );
+    // It waits for someone to repair it, and says so once.
+    assert!(status.state.contains("not usable"), "{}", status.state);
+    let named = format!("{name} is not usable");
+    host.wait_log(&named, BOUND).expect("the log says so too");
     host.terminate().expect("terminated");
-    assert_eq!(host.wait_code(crate::ran::BOUND).expect("ends"), 82);
+    assert_eq!(host.wait_code(BOUND).expect("ends"), 82);
 }
