@@ -56,7 +56,8 @@ impl Binaries {
         // Set by the cargo that runs this, and the one that built it.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-        let output = Command::new(&cargo)
+        let mut build = Command::new(&cargo);
+        build
             .args(["build", "--release", "--package", "samsarad", "--bins"])
             .args([
                 "--message-format",
@@ -65,7 +66,13 @@ impl Binaries {
             ])
             .arg(&manifest)
             .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::inherit());
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(is_about_this_package) {
+                build.env_remove(name);
+            }
+        }
+        let output = build
             .output()
             .map_err(|error| format!("cannot run {}: {error}", cargo.display()))?;
         if !output.status.success() {
@@ -80,6 +87,19 @@ impl Binaries {
             samsaractl: find("samsaractl")?,
         })
     }
+}
+
+/// Whether cargo sets this variable for the package that it runs. Build scripts of dependencies watch some of them: left in
+/// place, they would have those built anew each time.
+fn is_about_this_package(name: &str) -> bool {
+    let prefixes = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+        "CARGO_PRIMARY_",
+    ];
+    name == "OUT_DIR" || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The path that cargo's messages give for the program of that name.
@@ -105,6 +125,19 @@ mod tests {
         "#;
         assert_eq!(executable(messages, "samsarad"), Some("/t/samsarad".into()));
         assert_eq!(executable(messages, "other"), None);
+    }
+
+    #[test]
+    fn settings_of_the_person_stay() {
+        assert!(is_about_this_package("CARGO_MANIFEST_DIR") && is_about_this_package("OUT_DIR"));
+        for name in [
+            "CARGO_TARGET_DIR",
+            "CARGO_HOME",
+            "CARGO_BUILD_JOBS",
+            "RUSTFLAGS",
+        ] {
+            assert!(!is_about_this_package(name), "{name}");
+        }
     }
 
     #[test]
