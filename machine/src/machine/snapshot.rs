@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use samsara_commitlog::{
     ByteRuns, ByteRunsBuilder, Gpa, PAGE_BYTES, SNAPSHOT_PAGES_BYTES, SnapshotStart, StateDigest,
 };
 
-use super::Machine;
+use super::{Ended, Machine};
 use crate::bare::{BareDevices, DeviceError};
 use crate::memory::{Image, MemoryDigest, MemoryError};
 use crate::vcpu::{STATE_VERSION, StateError, VcpuState};
@@ -58,7 +59,9 @@ impl Machine {
                 .iter()
                 .map(|vcpu| vcpu.as_bytes().to_vec().into())
                 .collect(),
-            devices: self.devices.encode(),
+            devices: [encode_end(self.ended.as_ref()), self.devices.encode()]
+                .concat()
+                .into(),
         }
     }
 
@@ -83,6 +86,49 @@ impl Machine {
             Some(Ok(piece.finish()))
         })
     }
+}
+
+/// How the guest ended, if it has: a kind, and what belongs to it. Stands before the devices' own state.
+fn encode_end(ended: Option<&Ended>) -> Bytes {
+    let mut out = BytesMut::new();
+    match ended {
+        None => out.put_u8(end_tag::RUNS),
+        Some(Ended::Exit { status }) => out.put_slice(&[end_tag::EXIT, *status]),
+        Some(Ended::Halted) => out.put_u8(end_tag::HALTED),
+        Some(Ended::Fault { message }) => {
+            out.put_u8(end_tag::FAULT);
+            out.put_u64_le(message.len() as u64);
+            out.put_slice(message.as_bytes());
+        }
+    }
+    out.freeze()
+}
+
+/// `None` if these bytes are not an end.
+fn decode_end(rest: &mut Bytes) -> Option<Option<Ended>> {
+    Some(match rest.try_get_u8().ok()? {
+        end_tag::RUNS => None,
+        end_tag::EXIT => Some(Ended::Exit {
+            status: rest.try_get_u8().ok()?,
+        }),
+        end_tag::HALTED => Some(Ended::Halted),
+        end_tag::FAULT => {
+            let bytes = usize::try_from(rest.try_get_u64_le().ok()?).ok()?;
+            if bytes > rest.len() {
+                return None;
+            }
+            let message = String::from_utf8(rest.split_to(bytes).to_vec()).ok()?;
+            Some(Ended::Fault { message })
+        }
+        _ => return None,
+    })
+}
+
+mod end_tag {
+    pub(super) const RUNS: u8 = 0;
+    pub(super) const EXIT: u8 = 1;
+    pub(super) const HALTED: u8 = 2;
+    pub(super) const FAULT: u8 = 3;
 }
 
 /// Builds a machine from the frames of a snapshot: `new`, `pages` for each piece, `finish`.
@@ -124,7 +170,10 @@ impl SnapshotLoader {
             .iter()
             .map(|bytes| VcpuState::from_bytes(bytes))
             .collect();
-        let devices = BareDevices::decode(&start.devices, start.shape.vcpu_count, &image)?;
+        let mut rest = start.devices.clone();
+        let damaged = DeviceError::Damaged(rest.len());
+        let ended = decode_end(&mut rest).ok_or(damaged)?;
+        let devices = BareDevices::decode(&rest, start.shape.vcpu_count, &image)?;
         let mut machine = Machine {
             shape: start.shape,
             seq: start.seq,
@@ -133,7 +182,7 @@ impl SnapshotLoader {
             image,
             vcpus: vcpus?,
             devices,
-            ended: None,
+            ended,
         };
         if machine.digest() == expected {
             Ok(machine)

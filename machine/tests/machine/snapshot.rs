@@ -3,11 +3,13 @@
 use samsara_commitlog::{
     ByteRuns, ByteRunsBuilder, Exit, Gpa, SNAPSHOT_PAGES_BYTES, Shape, SnapshotStart, StateDigest,
 };
+use samsara_machine::bare::register;
 use samsara_machine::machine::{SnapshotError, SnapshotLoader};
 use samsara_machine::vcpu::VcpuState;
-use samsara_machine::{Machine, Source};
+use samsara_machine::{Ended, Machine, Source};
 
 use crate::apply::{chunk, machine};
+use crate::devices::write;
 use crate::{GIB, MIB, Rng, image};
 
 fn frames(machine: &mut Machine) -> (SnapshotStart, Vec<ByteRuns>, StateDigest) {
@@ -81,6 +83,26 @@ fn copies_that_apply_the_same_records_stay_equal() {
             copy.apply(&record, Source::Record).unwrap();
             assert_eq!(copy.digest(), machine.digest());
         }
+    }
+}
+
+/// A backup may join a guest that has ended, while its last outputs are held.
+#[test]
+fn a_machine_that_has_ended_comes_back_ended() {
+    let ends = [
+        (write(register::EXIT, 8, 7), Ended::Exit { status: 7 }),
+        (write(register::HALT, 8, 0), Ended::Halted),
+    ];
+    for (exit, expected) in ends {
+        let shape = Shape::new(1, 16 * MIB).unwrap();
+        let mut machine = Machine::new(shape, image(16 * MIB), vec![VcpuState::zeroed(&[])]);
+        let record = chunk(&machine, ByteRuns::default(), ByteRuns::default(), exit);
+        machine.apply(&record, Source::Record).unwrap();
+        assert_eq!(machine.ended(), Some(&expected));
+        let (start, pages, end) = frames(&mut machine);
+        let mut copy = load(start, &pages, end).unwrap();
+        assert_eq!(copy.ended(), Some(&expected));
+        assert_eq!(copy.digest(), end);
     }
 }
 
