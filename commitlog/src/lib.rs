@@ -25,7 +25,7 @@ pub use ids::{CommitSeq, Gpa, GuestTime, PAGE_BYTES, VcpuIndex};
 pub use limits::{
     BODY_BYTES_MAX, DEVICES_BYTES_MAX, Limits, SNAPSHOT_PAGES_BYTES, VCPU_STATE_BYTES_MAX,
 };
-pub use log::{LogError, LogReader, LogSummary, LogWriter, Tail, verify};
+pub use log::{LogClaim, LogError, LogReader, LogSummary, LogWriter, Tail, verify};
 pub use order::{OrderError, StreamOrder};
 pub use record::{Boundary, Chunk, ChunkResult, Commit, Effects, Exit, Input, Record, Space};
 pub use runs::{ByteRuns, ByteRunsBuilder, RunsError};

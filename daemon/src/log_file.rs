@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use samsara_commitlog::{LogError, LogWriter};
+use samsara_commitlog::{LogClaim, LogError, LogWriter};
 use samsara_machine::Machine;
 use samsara_replication::{CommitQueue, QueueLimits};
 
@@ -21,18 +21,17 @@ pub struct LogFile {
 }
 
 enum State {
-    Open(LogWriter),
+    Claimed(LogClaim),
     Writing(JoinHandle<Result<(), LogError>>),
     Done,
 }
 
 impl LogFile {
-    /// Creates the file.
+    /// Opens the file. What is in it stays until a machine begins.
     pub fn create(path: &Path, limits: QueueLimits) -> Result<Self, Failure> {
-        let writer =
-            LogWriter::create(path).map_err(|error| Failure::new(ExitCode::LogFile, &error))?;
+        let claim = LogClaim::new(path).map_err(|error| Failure::new(ExitCode::LogFile, &error))?;
         Ok(Self {
-            state: State::Open(writer),
+            state: State::Claimed(claim),
             limits,
         })
     }
@@ -40,7 +39,9 @@ impl LogFile {
     /// Starts the writer with the machine as it is; gives the queue for its next commits.
     pub fn begin(&mut self, machine: &mut Machine) -> Result<Arc<CommitQueue>, Failure> {
         let queue = Arc::new(CommitQueue::new(self.limits, machine.seq()));
-        if let State::Open(writer) = std::mem::replace(&mut self.state, State::Done) {
+        if let State::Claimed(claim) = std::mem::replace(&mut self.state, State::Done) {
+            let writer = claim.start();
+            let writer = writer.map_err(|error| Failure::new(ExitCode::LogFile, &error))?;
             let source = Arc::clone(&queue);
             let body = move || write(writer, &source);
             let thread = std::thread::Builder::new().name("log".into()).spawn(body);
@@ -59,7 +60,7 @@ impl LogFile {
                 Ok(result) => result.map_err(|error| Failure::new(ExitCode::LogFile, &error)),
                 Err(_) => Err(Failure::text(ExitCode::Internal, "the log writer panicked")),
             },
-            State::Open(_) | State::Done => Ok(()),
+            State::Claimed(_) | State::Done => Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use samsara_config::{AckPolicy, Config, Role};
 use samsara_engine::Stats;
@@ -25,6 +26,9 @@ use crate::{guest, standalone};
 
 /// Frames in a queue: with records of some kilobytes the byte bound comes first.
 const QUEUE_FRAMES: usize = 65536;
+
+/// How long a host that stops before its guest has ended waits for a write to the console.
+const EMITTER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What every role works with.
 pub(crate) struct Base {
@@ -159,7 +163,13 @@ async fn finish(
     emitter: std::thread::JoinHandle<()>,
 ) -> Result<u8, Failure> {
     if !matches!(&result, Err(failure) if failure.code == ExitCode::Output) {
-        let _ = tokio::task::spawn_blocking(move || emitter.join()).await;
+        let joined = tokio::task::spawn_blocking(move || emitter.join());
+        if result.is_ok() {
+            let _ = joined.await;
+        } else {
+            // It may be in a write that nobody reads; a host that stops does not wait for that.
+            let _ = tokio::time::timeout(EMITTER_PATIENCE, joined).await;
+        }
     }
     let stop = match &result {
         Ok(ended) => ended.how.clone(),

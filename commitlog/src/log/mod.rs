@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use reader::LogReader;
 pub use summary::{LogSummary, verify};
-pub use writer::LogWriter;
+pub use writer::{LogClaim, LogWriter};
 
 use crate::{DecodeError, OrderError};
 

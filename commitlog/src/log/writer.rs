@@ -26,20 +26,42 @@ pub struct LogWriter {
     stopped: bool,
 }
 
+/// A file that is to hold a new log and still has what it had: for who may yet fail to have
+/// anything to write.
+#[derive(Debug)]
+pub struct LogClaim {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogClaim {
+    /// Opens or makes the file and checks that it may be replaced: it must be empty or a samsara
+    /// log, and nobody else's at the moment.
+    pub fn new(path: impl AsRef<Path>) -> Result<Self, LogError> {
+        let path = path.as_ref();
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).mode(0o600);
+        let file = open_locked(path, &mut options)?;
+        check_replaceable(path, &file)?;
+        let path = path.to_owned();
+        Ok(Self { path, file })
+    }
+
+    /// Begins the new log; what was in the file is gone.
+    pub fn start(self) -> Result<LogWriter, LogError> {
+        let Self { path, file } = self;
+        file.set_len(0).map_err(io_error(&path, "truncate"))?;
+        let writer = LogWriter::start(&path, file)?;
+        sync_folder(&path)?;
+        Ok(writer)
+    }
+}
+
 impl LogWriter {
     /// Starts a new log. A file that is there already must be empty or a samsara log, and is
     /// truncated; anything else is left alone, with an error.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, LogError> {
-        let path = path.as_ref();
-        let file = open_locked(
-            path,
-            OpenOptions::new().create(true).truncate(false).mode(0o600),
-        )?;
-        check_replaceable(path, &file)?;
-        file.set_len(0).map_err(io_error(path, "truncate"))?;
-        let writer = Self::start(path, file)?;
-        sync_folder(path)?;
-        Ok(writer)
+        LogClaim::new(path)?.start()
     }
 
     /// Goes on with a log that is there, and says what is in it. All of it is checked; a torn tail is

@@ -61,14 +61,14 @@ impl Node {
                     term: term.number(),
                     mark: mark.0,
                 };
-                self.say(session, Word::InSync(right));
+                self.say(session, Word::InSync(right)).await;
                 self.base.board.update(|status| {
                     if let Some(peer) = &mut status.peer {
                         peer.in_sync = true;
                     }
                 });
             }
-            Action::TellEnded { session, status } => self.say(session, Word::Ended(status)),
+            Action::TellEnded { session, status } => self.say(session, Word::Ended(status)).await,
             Action::Join { session, gave_up } => self.join(session, gave_up)?,
             Action::Leave { session, reason } => self.leave(session, reason),
             Action::Changed(change) => self.changed(&change),
@@ -224,20 +224,19 @@ impl Node {
         Ok(())
     }
 
-    /// Says something to the backup of a session, if it is still there.
-    fn say(&self, session: SessionId, word: Word) {
+    /// Says something to the backup of a session, if it is still there. What is said after it, a
+    /// goodbye too, follows it.
+    async fn say(&self, session: SessionId, word: Word) {
         let is_current = self
             .session
             .as_ref()
             .is_some_and(|current| current.id == session.0);
         if let Some(link) = self.base.world.backup().filter(|_| is_current) {
-            tokio::spawn(async move {
-                // A link that is gone is noticed by its last event.
-                let _ = match word {
-                    Word::InSync(right) => link.in_sync(right).await,
-                    Word::Ended(status) => link.ended(status).await,
-                };
-            });
+            // A link that is gone is noticed by its last event.
+            let _ = match word {
+                Word::InSync(right) => link.in_sync(right).await,
+                Word::Ended(status) => link.ended(status).await,
+            };
         }
     }
 

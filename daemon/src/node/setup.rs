@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use samsara_config::{ArbiterKind, Config, Role, StartPolicy as ConfiguredStart};
 use samsara_failover::{
-    Arbiter, Decider, FileArbiter, HostName, ManualArbiter, Moment, Settings, SettledBy,
-    StartPolicy,
+    Arbiter, Decider, FileArbiter, HostName, ManualArbiter, Moment, Phase, Settings, SettledBy,
+    Standing, StartPolicy, Term,
 };
 use samsara_replication::QueueLimits;
 use samsara_replication::protocol::Admission;
@@ -43,7 +43,10 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     let settings = settings(config, &base.host, program.is_some())?;
     let own_directory = own_directory(config)?;
     let directory = own_directory.as_ref().map(tempfile::TempDir::path);
-    let arbiter = arbiter(config, &settings.host, directory)?;
+    let mut arbiter = arbiter(config, &settings.host, directory)?;
+    if role == Role::Primary && own_directory.is_some() {
+        begin_terms_by_clock(arbiter.as_mut(), &settings.host)?;
+    }
     let (inputs, receiver) = mpsc::unbounded_channel();
     let not_primary = Admission::NotPrimary {
         host: base.host.clone(),
@@ -158,6 +161,19 @@ fn own_directory(config: &Config) -> Result<Option<tempfile::TempDir>, Failure> 
     let directory = tempfile::TempDir::with_prefix("samsarad-");
     directory
         .map(Some)
+        .map_err(|error| Failure::new(ExitCode::Arbiter, &error))
+}
+
+/// A primary that remembers no term must not take again the number of one that an earlier process of
+/// this host had: a backup that could carry on with that one's guest would take this one for it,
+/// and give up its right.
+fn begin_terms_by_clock(arbiter: &mut dyn Arbiter, host: &HostName) -> Result<(), Failure> {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let term = Term::new(since_epoch.unwrap_or_default().as_secs());
+    let before = Standing::new(term, host.clone(), Phase::Ended);
+    let begun = arbiter.compare_and_swap(None, &before);
+    begun
+        .map(drop)
         .map_err(|error| Failure::new(ExitCode::Arbiter, &error))
 }
 

@@ -3,12 +3,18 @@
 use kvm_bindings::{CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_IMMEDIATE_EXIT, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 
+/// The only version there is since 2007.
+const API_VERSION: i32 = 12;
+
 /// Why KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
     /// `/dev/kvm` cannot be opened.
     #[error("cannot open /dev/kvm (is virtualization enabled, and may this user use it?): {0}")]
     Open(kvm_ioctls::Error),
+    /// `/dev/kvm` is something else.
+    #[error("/dev/kvm is not KVM with API version {API_VERSION}: load the kvm module")]
+    NotKvm,
     /// A capability is missing.
     #[error("this host's KVM lacks {0}, which recording needs; recording.mode = \"off\" may run")]
     Missing(&'static str),
@@ -68,6 +74,9 @@ impl Host {
     /// Opens KVM.
     pub fn open() -> Result<Self, KvmError> {
         let kvm = Kvm::new().map_err(KvmError::Open)?;
+        if kvm.get_api_version() != API_VERSION {
+            return Err(KvmError::NotKvm);
+        }
         if kvm.check_extension_raw(KVM_CAP_IMMEDIATE_EXIT.into()) <= 0 {
             return Err(KvmError::Missing("KVM_CAP_IMMEDIATE_EXIT"));
         }

@@ -104,21 +104,31 @@ fn encode_end(ended: Option<&Ended>) -> Bytes {
     out.freeze()
 }
 
+fn decode_end(rest: &mut Bytes) -> Result<Option<Ended>, DeviceError> {
+    let damaged = DeviceError::Damaged(rest.len());
+    let Ok(tag) = rest.try_get_u8() else {
+        return Err(damaged);
+    };
+    if tag == end_tag::RUNS {
+        return Ok(None);
+    }
+    decode_how(tag, rest).map(Some).ok_or(damaged)
+}
+
 /// `None` if these bytes are not an end.
-fn decode_end(rest: &mut Bytes) -> Option<Option<Ended>> {
-    Some(match rest.try_get_u8().ok()? {
-        end_tag::RUNS => None,
-        end_tag::EXIT => Some(Ended::Exit {
+fn decode_how(tag: u8, rest: &mut Bytes) -> Option<Ended> {
+    Some(match tag {
+        end_tag::EXIT => Ended::Exit {
             status: rest.try_get_u8().ok()?,
-        }),
-        end_tag::HALTED => Some(Ended::Halted),
+        },
+        end_tag::HALTED => Ended::Halted,
         end_tag::FAULT => {
             let bytes = usize::try_from(rest.try_get_u64_le().ok()?).ok()?;
             if bytes > rest.len() {
                 return None;
             }
             let message = String::from_utf8(rest.split_to(bytes).to_vec()).ok()?;
-            Some(Ended::Fault { message })
+            Ended::Fault { message }
         }
         _ => return None,
     })
@@ -171,8 +181,7 @@ impl SnapshotLoader {
             .map(|bytes| VcpuState::from_bytes(bytes))
             .collect();
         let mut rest = start.devices.clone();
-        let damaged = DeviceError::Damaged(rest.len());
-        let ended = decode_end(&mut rest).ok_or(damaged)?;
+        let ended = decode_end(&mut rest)?;
         let devices = BareDevices::decode(&rest, start.shape.vcpu_count, &image)?;
         let mut machine = Machine {
             shape: start.shape,

@@ -10,7 +10,7 @@ use samsara_commitlog::{ByteRuns, ByteRunsBuilder};
 use super::layout::{XsaveArea, load, store};
 
 /// Version of this layout and of the devices' layouts.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 1;
 
 const REGS: usize = 0;
 const SREGS: usize = REGS + size_of::<kvm_regs>();

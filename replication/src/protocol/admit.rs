@@ -119,7 +119,7 @@ fn mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String
         );
         return Some((RefuseReason::ShapeNotSupported, text));
     }
-    if me.input_bytes.is_some() && hello.input_bytes != me.input_bytes {
+    if hello.input_bytes != me.input_bytes {
         let text = format!(
             "input file of {} on {mine}, {} on {theirs}: set vm.input to the same file on both hosts",
             file_length(me.input_bytes),

@@ -233,7 +233,10 @@ impl<S: Session> Driver<'_, S> {
     /// What had arrived before the connections ended still counts: a peer that says goodbye and
     /// exits must not look like one that was killed.
     async fn last_words(&mut self, cause: CloseCause) -> CloseCause {
-        if !matches!(cause, CloseCause::ProcessEnded | CloseCause::Lost(_)) {
+        if !matches!(
+            cause,
+            CloseCause::ProcessEnded | CloseCause::Lost(_) | CloseCause::Goodbye(_)
+        ) {
             return cause;
         }
         let mut buffer = [0; CONTROL_READ_BYTES];
