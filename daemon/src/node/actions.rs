@@ -409,7 +409,9 @@ impl Node {
                 }));
             }
             StopReason::LostTerm { .. } => ExitCode::LostTerm,
-            StopReason::Refused { .. } | StopReason::TwoPrimaries { .. } => ExitCode::Refused,
+            StopReason::Refused { .. }
+            | StopReason::GuestLeftBehind { .. }
+            | StopReason::TwoPrimaries { .. } => ExitCode::Refused,
         };
         Err(Failure::text(code, reason.to_string()))
     }

@@ -194,6 +194,14 @@ pub enum StopReason {
         /// How far the guest has come there.
         phase: Phase,
     },
+    /// An earlier process of this host ran the guest, and no backup has taken it over yet; one that is cut off
+    /// may still hold its state.
+    GuestLeftBehind {
+        /// The other host.
+        peer: HostName,
+        /// The term in which the guest ran.
+        term: Term,
+    },
     /// This host was to start the guest, and the peer says that it is primary.
     TwoPrimaries {
         /// The peer.
@@ -223,6 +231,12 @@ impl fmt::Display for StopReason {
                 f,
                 "{holder} holds term {term} ({phase}): start this host with --role backup, or, if \
                  {holder} is gone for good and its guest is given up, clear the arbiter's record"
+            ),
+            Self::GuestLeftBehind { peer, term } => write!(
+                f,
+                "an earlier process of this host ran the guest in term {term}, and {peer} may hold \
+                 its state: start this host with --role backup, or, if {peer} has not been in sync \
+                 and the guest may start anew, clear the arbiter's record"
             ),
             Self::TwoPrimaries { peer, term } => write!(
                 f,

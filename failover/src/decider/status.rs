@@ -94,7 +94,7 @@ impl PrimaryDecider {
             let sentence = if self.reclaim.is_some() {
                 format!(
                     "an earlier process of this host ran the guest: {peer} has {} ms to carry on \
-                     with it, then it starts anew",
+                     with it, then this one gives up",
                     self.settings.reclaim_after_ms
                 )
             } else {

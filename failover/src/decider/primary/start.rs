@@ -26,16 +26,22 @@ impl PrimaryDecider {
             }
             Some(Standing {
                 phase: Phase::Running,
+                term,
                 ..
-            }) if !self.has_waited(now, revision) => {
-                self.wait_for_backup(now, revision);
+            }) => {
+                if self.has_waited(now, revision) {
+                    let (peer, term) = (self.settings.peer.clone(), *term);
+                    self.stop(StopReason::GuestLeftBehind { peer, term });
+                } else {
+                    self.wait_for_backup(now, revision);
+                }
             }
             _ => self.take_first_term(now, revision, standing.as_ref()),
         }
     }
 
-    /// The guest of an earlier process of this host was running: whoever is in sync with it comes first, because
-    /// starting it anew loses what it has done.
+    /// The guest of an earlier process of this host was running. Whoever is in sync with it is to carry it on;
+    /// starting it anew would lose what it has done, so that is for a person to decide.
     fn wait_for_backup(&mut self, now: Moment, revision: Option<Revision>) {
         let until = match self.reclaim {
             Some((seen, until)) if seen == revision => until,
