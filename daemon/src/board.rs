@@ -11,7 +11,7 @@ use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
 use crate::metrics::{DurationCounts, Observed, Snapshot};
-use crate::report::{QuantilesUs, Report};
+use crate::report::{QuantilesCommits, QuantilesUs, Report};
 use crate::status::{self, RoleChange, Status, unix_ms};
 use crate::world::World;
 
@@ -162,6 +162,9 @@ impl Board {
         if let Some(link) = self.world.backup() {
             self.link_ended(&link);
         }
+        let [received, verified] = self.world.lag_commits().map(|lag| lag.summary());
+        report.lag_received_commits = commits(received);
+        report.lag_verified_commits = commits(verified);
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         report.lag_received_us = quantiles(past[0].summary());
         report.lag_verified_us = quantiles(past[1].summary());
@@ -187,6 +190,22 @@ impl Observed for Board {
 
 fn quantiles(summary: QuantileSummary) -> QuantilesUs {
     QuantilesUs::from_ns(summary.count, summary.p50, summary.p99, summary.max)
+}
+
+fn commits(summary: QuantileSummary) -> QuantilesCommits {
+    let QuantileSummary {
+        count,
+        p50,
+        p99,
+        max,
+        ..
+    } = summary;
+    QuantilesCommits {
+        count,
+        p50,
+        p99,
+        max,
+    }
 }
 
 fn lag(stats: &LinkStats) -> status::Lag {

@@ -75,7 +75,8 @@ fn write(mut writer: LogWriter, queue: &CommitQueue) -> Result<(), LogError> {
         }
         writer.sync()
     })();
-    if result.is_err() {
+    if let Err(error) = &result {
+        tracing::error!("the log file gets nothing more, the guest goes on: {error}");
         // Nobody waits for room in a log that is not written any more.
         queue.close();
     }

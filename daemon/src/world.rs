@@ -51,6 +51,8 @@ struct State {
     log: Option<Arc<CommitQueue>>,
     committed: CommitSeq,
     log_bytes: u64,
+    /// Committed minus received, and minus verified, in commits, at each acknowledgement.
+    lag_commits: [Quantiles; 2],
     stopping: bool,
 }
 
@@ -69,7 +71,7 @@ struct Backup {
 pub struct World {
     state: Mutex<State>,
     changed: Condvar,
-    input: Option<File>,
+    input: Option<(File, u64)>,
     random: File,
     notices: UnboundedSender<Notice>,
     holds: Durations,
@@ -79,7 +81,7 @@ impl World {
     /// A world whose gate holds everything.
     pub fn new(
         ack: AckLevel,
-        input: Option<File>,
+        input: Option<(File, u64)>,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
         let state = State {
@@ -88,6 +90,7 @@ impl World {
             log: None,
             committed: CommitSeq::BOOT,
             log_bytes: 0,
+            lag_commits: Default::default(),
             stopping: false,
         };
         Ok(Self {
@@ -208,8 +211,17 @@ impl World {
             };
             backup.received = backup.received.max(received);
             backup.verified = backup.verified.max(verified);
+            let behind = [backup.received, backup.verified];
+            for (lag, position) in state.lag_commits.iter_mut().zip(behind) {
+                lag.record(state.committed.0.saturating_sub(position.0));
+            }
             state.gate.handle_ack(received, verified);
         });
+    }
+
+    /// Lag behind the last commit at acknowledgements: received, verified.
+    pub fn lag_commits(&self) -> [Quantiles; 2] {
+        self.lock().lag_commits.clone()
     }
 
     /// From the next commit on, commits go to the log file too. Nothing may commit meanwhile.
@@ -387,7 +399,7 @@ impl Outside for World {
     }
 
     fn read_input(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
-        let Some(file) = &self.input else {
+        let Some((file, length)) = &self.input else {
             return Ok(Bytes::new());
         };
         let mut buffer = vec![0; bytes];
@@ -399,6 +411,10 @@ impl Outside for World {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if offset + (filled as u64) < *length && filled < bytes {
+            let short = "it is shorter than it was when this host started";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
         }
         buffer.truncate(filled);
         Ok(buffer.into())

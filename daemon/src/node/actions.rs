@@ -266,7 +266,7 @@ impl Node {
         let Some(left) = self.session.take_if(|current| current.id == session.0) else {
             return;
         };
-        tracing::info!("leaving the other host: {reason}");
+        tracing::debug!("leaving the other host: {reason}");
         if let Way::ToPrimary = left.way
             && let Some(follow) = &mut self.follow
         {

@@ -63,7 +63,7 @@ async fn await_join(mut link: Box<PrimaryLink>, inputs: mpsc::UnboundedSender<In
             // The loop is gone when the daemon ends.
             let _ = inputs.send(Input::Joined { link, gave_up });
         }
-        Err(reason) => tracing::info!("{} did not join: {reason}", link.hello().host),
+        Err(reason) => tracing::debug!("{} did not join: {reason}", link.hello().host),
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     let now = Moment::from_ms(0);
     let decider = match role {
         Role::Primary => Decider::primary(settings, now),
-        Role::Backup | Role::Standalone => Decider::backup(settings, now),
+        _ => Decider::backup(settings, now),
     };
     base.board.update(|status| {
         status.arbiter = config.failover.arbiter.map(|kind| {
