@@ -209,6 +209,7 @@ fn handle_exit(
     index: VcpuIndex,
     mut exit: Exit,
 ) -> Result<(), EngineError> {
+    shared.outside.wait_for_room();
     let mut state = shared.lock();
     if state.ended.is_some() {
         return Ok(());
@@ -225,7 +226,12 @@ fn handle_exit(
     }
     let effect = state.page.exit(index, &exit, &shared.image);
     shared.carry_out(&mut state, effect)?;
-    while shared.step(&mut state, index)? {}
+    while !state.stopping && shared.step(&mut state, index)? {
+        // Others may use the devices meanwhile; what leaves the host is bounded here too.
+        drop(state);
+        shared.outside.wait_for_room();
+        state = shared.lock();
+    }
     while state.page.is_halted(index) && !state.stopping {
         state = shared
             .changed

@@ -432,6 +432,8 @@ impl<C: Cpu> ChunkRunner<C> {
     ) -> Result<(), EngineError> {
         count(&self.stats().chunks, 1);
         self.shared.stats.chunk.add(ran);
+        let has_moved = boundary == Boundary::Exit || self.start.regs() != self.end.regs();
+        self.pacing.moved(has_moved);
         let waiting = self
             .pacing
             .committed(boundary == Boundary::Timer, changed_memory);

@@ -21,6 +21,9 @@ const TURNS_MIN: u32 = 8;
 const TURNS_MAX: u32 = 128;
 /// Shortest chunk in a turn: what a change of turns costs is spread over it.
 const TURN_LENGTH_MIN: Duration = Duration::from_millis(1);
+/// As far as chunks in which the vCPU did not move grow, whatever the settings: entering the guest
+/// and the faults of one instruction must fit a chunk, or none ever gets on.
+const STUCK_LENGTH_MAX: Duration = Duration::from_millis(20);
 
 /// Chunk length and company of one vCPU.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Pacing {
     max: Duration,
     length: Duration,
     idle_chunks: u32,
+    /// Chunks in a row in which the vCPU did not move.
+    stuck_chunks: u32,
     squashes: u32,
     exclusive_after: u32,
     /// Weight of recent squashes.
@@ -66,6 +71,7 @@ impl Pacing {
             max,
             length: (min * 4).min(max),
             idle_chunks: 0,
+            stuck_chunks: 0,
             squashes: 0,
             exclusive_after,
             contention: 0,
@@ -76,6 +82,14 @@ impl Pacing {
 
     /// How long the next chunk may run.
     pub(super) fn limit(&self) -> Duration {
+        if self.stuck_chunks > 0 {
+            let longer = self.min * (1 << self.stuck_chunks.min(12));
+            return longer.min(STUCK_LENGTH_MAX).max(self.usual_limit());
+        }
+        self.usual_limit()
+    }
+
+    fn usual_limit(&self) -> Duration {
         if self.idle_chunks > 0 {
             return (self.min * (1 << self.idle_chunks.min(8))).min(self.max);
         }
@@ -126,6 +140,15 @@ impl Pacing {
         }
     }
 
+    /// Whether the vCPU got on in the chunk that committed.
+    pub(super) fn moved(&mut self, has_moved: bool) {
+        self.stuck_chunks = if has_moved {
+            0
+        } else {
+            self.stuck_chunks.saturating_add(1)
+        };
+    }
+
     fn count_turn(&mut self) {
         if self.turns_left > 0 {
             self.turns_left -= 1;
@@ -165,6 +188,20 @@ mod tests {
             pacing.committed(true, false);
         }
         assert_eq!(pacing.limit(), MAX);
+    }
+
+    #[test]
+    fn chunks_in_which_nothing_moves_grow_beyond_the_longest() {
+        let tiny = Duration::from_micros(10);
+        let mut pacing = Pacing::new(tiny, tiny, 4);
+        for _ in 0..12 {
+            pacing.committed(true, false);
+            pacing.moved(false);
+        }
+        assert_eq!(pacing.limit(), STUCK_LENGTH_MAX);
+        pacing.committed(true, true);
+        pacing.moved(true);
+        assert_eq!(pacing.limit(), tiny);
     }
 
     #[test]
