@@ -23,8 +23,13 @@ use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
 
-/// Held pages that have not changed for so many chunks are released when a view holds too many.
-const COLD_AGE: u32 = 16;
+/// Held pages that have not changed for so many chunks are cold. By then comparing them has cost
+/// about what it costs to fault one in again.
+const COLD_AGE: u32 = 32;
+/// Chunks between two looks for cold pages.
+const RELEASE_EVERY: u64 = 8;
+/// Comparing so many pages is nothing beside a chunk.
+const FEW_PAGES: usize = 512;
 /// Pages that the instruction of a load may still write when it gets its value.
 const LOAD_PAGES_MAX: usize = 2;
 /// How many held pages are compared with the image at a chunk's start, where that is checked.
@@ -137,7 +142,11 @@ impl<C: Cpu> ChunkRunner<C> {
         self.lane().end_run();
         let ran = began.elapsed();
         let stale = self.stale_pages()?;
-        if !stale.is_empty() || self.is_void() {
+        let is_too_large = self.held.count() > Effects::PAGES_MAX - LOAD_PAGES_MAX;
+        if is_too_large {
+            self.pacing.too_large();
+        }
+        if !stale.is_empty() || is_too_large || self.is_unwanted() {
             self.squash(&raw, &stale)?;
             return Ok(Outcome::Squashed);
         }
@@ -172,12 +181,10 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(())
     }
 
-    /// Whether the chunk must go though nobody has overwritten what it read: it has written more
-    /// than a record may carry, which a shorter one will not; or a test wants it.
-    fn is_void(&self) -> bool {
+    /// Whether a test wants the chunk squashed.
+    fn is_unwanted(&self) -> bool {
         let is_exclusive = self.company() == Company::None;
-        self.held.count() > Effects::PAGES_MAX - LOAD_PAGES_MAX
-            || (!is_exclusive && self.shared.settings.faults.squashes(self.chunks))
+        !is_exclusive && self.shared.settings.faults.squashes(self.chunks)
     }
 
     /// Invariant 4: a chunk starts on a view that shows committed memory. Held pages that others
@@ -451,8 +458,13 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(self.release()?)
     }
 
-    /// Drops pages that have not changed for long, once the view holds too many.
+    /// Drops pages that have not changed for long: now and then once there are many, because each
+    /// is compared at the end of every chunk, and at once when the view holds too many.
     fn release(&mut self) -> Result<(), MemoryError> {
+        if self.held.count() > FEW_PAGES && self.chunks.is_multiple_of(RELEASE_EVERY) {
+            let cold = self.held.colder_than(COLD_AGE);
+            self.drop_pages(&cold)?;
+        }
         let mut age = COLD_AGE;
         while self.held.count() > self.held_pages_max {
             let cold = self.held.colder_than(age);

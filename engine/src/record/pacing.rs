@@ -32,6 +32,8 @@ pub(super) struct Pacing {
     max: Duration,
     length: Duration,
     idle_chunks: u32,
+    /// The longest that does not write more than a record carries, below `min` if need be.
+    cap: Duration,
     /// Chunks in a row in which the vCPU did not move.
     stuck_chunks: u32,
     squashes: u32,
@@ -71,6 +73,7 @@ impl Pacing {
             max,
             length: (min * 4).min(max),
             idle_chunks: 0,
+            cap: max,
             stuck_chunks: 0,
             squashes: 0,
             exclusive_after,
@@ -82,11 +85,12 @@ impl Pacing {
 
     /// How long the next chunk may run.
     pub(super) fn limit(&self) -> Duration {
+        let usual = self.usual_limit().min(self.cap);
         if self.stuck_chunks > 0 {
             let longer = self.min * (1 << self.stuck_chunks.min(12));
-            return longer.min(STUCK_LENGTH_MAX).max(self.usual_limit());
+            return longer.min(STUCK_LENGTH_MAX).max(usual);
         }
-        self.usual_limit()
+        usual
     }
 
     fn usual_limit(&self) -> Duration {
@@ -124,6 +128,7 @@ impl Pacing {
     /// A chunk committed; `cut_by_timer` if nothing else ended it.
     pub(super) fn committed(&mut self, cut_by_timer: bool, changed_memory: bool) -> Waiting {
         self.squashes = 0;
+        self.cap = (self.cap * 5 / 4).min(self.max);
         if changed_memory || !cut_by_timer {
             self.idle_chunks = 0;
         } else {
@@ -138,6 +143,11 @@ impl Pacing {
         } else {
             Waiting::No
         }
+    }
+
+    /// A chunk of this length wrote more than a record carries.
+    pub(super) fn too_large(&mut self) {
+        self.cap = self.limit() / 2;
     }
 
     /// Whether the vCPU got on in the chunk that committed.
@@ -188,6 +198,20 @@ mod tests {
             pacing.committed(true, false);
         }
         assert_eq!(pacing.limit(), MAX);
+    }
+
+    #[test]
+    fn chunks_that_write_too_much_get_shorter_than_the_shortest() {
+        let second = Duration::from_secs(1);
+        let mut pacing = Pacing::new(second, second, 4);
+        for _ in 0..10 {
+            pacing.too_large();
+        }
+        assert!(pacing.limit() < Duration::from_millis(1));
+        for _ in 0..40 {
+            pacing.committed(true, true);
+        }
+        assert_eq!(pacing.limit(), second);
     }
 
     #[test]
