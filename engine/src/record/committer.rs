@@ -1,7 +1,7 @@
 //! The commit lock, and what happens under it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
@@ -11,6 +11,7 @@ use samsara_machine::{Applied, ApplyError, Machine, Source};
 use super::faults::Faults;
 use super::lane::Lane;
 use super::rotation::Rotation;
+use super::turnstile::Turnstile;
 use crate::outside::{Item, Outside};
 use crate::stats::{Stats, count};
 
@@ -35,8 +36,8 @@ pub struct Settings {
 /// What all lanes share.
 pub(super) struct Shared {
     machine: Mutex<Machine>,
-    /// Read by chunks, written by whoever must have the vCPUs stand still.
-    pub(super) turns: RwLock<()>,
+    /// Chunks pass it beside each other, whoever must have the vCPUs stand still alone.
+    pub(super) turnstile: Turnstile,
     /// Among vCPUs that keep conflicting.
     pub(super) rotation: Rotation,
     pub(super) lanes: Vec<Lane>,
@@ -66,7 +67,7 @@ impl Shared {
             published: AtomicU64::new(machine.seq().0),
             clock_base: machine.guest_time(),
             machine: Mutex::new(machine),
-            turns: RwLock::new(()),
+            turnstile: Turnstile::default(),
             rotation: Rotation::default(),
             lanes,
             outside,

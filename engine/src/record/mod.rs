@@ -25,6 +25,7 @@ mod lane;
 mod pacing;
 mod recorder;
 mod rotation;
+mod turnstile;
 mod worker;
 
 pub use committer::Settings;

@@ -90,11 +90,7 @@ impl Recorder {
 
     /// Hands the guest bytes typed at its console; gives how many it had room for.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
-        let _turn = self
-            .shared
-            .turns
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.shared.turnstile.beside();
         let mut taken = 0;
         self.shared.commit_input(|machine| {
             let room = machine
@@ -110,11 +106,7 @@ impl Recorder {
     /// Has all vCPUs stand still between commits while `look` sees the machine.
     pub fn paused<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
         self.shared.kick_all();
-        let _alone = self
-            .shared
-            .turns
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.shared.turnstile.alone();
         look(&mut self.shared.machine())
     }
 

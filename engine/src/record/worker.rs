@@ -64,14 +64,14 @@ fn chunk<C: Cpu>(shared: &Shared, runner: &mut ChunkRunner<C>) -> Result<(), Eng
     let company = runner.company();
     if company == Company::None {
         shared.kick_all();
-        let _alone = shared.turns.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = shared.turnstile.alone();
         if runner.run_chunk()? == Outcome::Committed {
             count(&runner.stats().exclusive_chunks, 1);
         }
         return Ok(());
     }
     let _turn = (company == Company::Turns).then(|| shared.rotation.enter());
-    let _beside = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+    let _beside = shared.turnstile.beside();
     runner.run_chunk().map(drop)
 }
 
@@ -96,6 +96,6 @@ fn step(
             Input::File { vcpu, bytes }
         }
     };
-    let _turn = shared.turns.read().unwrap_or_else(PoisonError::into_inner);
+    let _turn = shared.turnstile.beside();
     Ok(shared.commit_input(|_| Some(input))?)
 }
