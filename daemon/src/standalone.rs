@@ -112,10 +112,9 @@ async fn wait(base: &mut Base) -> Result<Ended, Failure> {
                 base.alive.store(true, Ordering::Relaxed);
                 continue;
             }
-            request = base.promotions.recv() => {
-                if let Some(request) = request {
-                    let _ = request.reply.send(Err("a standalone host has no backup role".into()));
-                }
+            // Without a control socket nobody ever asks.
+            Some(request) = base.promotions.recv() => {
+                let _ = request.reply.send(Err("a standalone host has no backup role".into()));
                 continue;
             }
         };
