@@ -15,6 +15,7 @@ use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Machine, Source};
 
 use super::committer::Shared;
+use super::contended::Contended;
 use super::faults::Mistake;
 use super::held::HeldPages;
 use super::lane::Lane;
@@ -69,6 +70,7 @@ pub(super) struct ChunkRunner<C> {
     shared: Arc<Shared>,
     cpu: C,
     held: HeldPages,
+    contended: Contended,
     pacing: Pacing,
     /// The vCPU at its last commit.
     start: VcpuState,
@@ -107,6 +109,7 @@ impl<C: Cpu> ChunkRunner<C> {
             shared,
             cpu,
             held: HeldPages::default(),
+            contended: Contended::default(),
             pacing,
             held_pages_max,
             chunks: 0,
@@ -278,6 +281,7 @@ impl<C: Cpu> ChunkRunner<C> {
                 self.shared.lane(self.index).view.refresh(page);
             }
         }
+        self.contended.squashed(stale.iter().map(|&(page, _)| page));
         self.settle_pages(stale)?;
         self.release()?;
         self.pacing.squashed();
@@ -371,7 +375,7 @@ impl<C: Cpu> ChunkRunner<C> {
         shared.stats.commit.add(locked.elapsed());
         std::mem::swap(&mut self.start, &mut self.end);
         shared.kick_stale(&written, Some(self.index));
-        self.after_commit(boundary, !pages.is_empty(), ran)?;
+        self.after_commit(boundary, &pages, ran)?;
         Ok(Outcome::Committed)
     }
 
@@ -434,7 +438,7 @@ impl<C: Cpu> ChunkRunner<C> {
     fn after_commit(
         &mut self,
         boundary: Boundary,
-        changed_memory: bool,
+        changed: &[PageIndex],
         ran: Duration,
     ) -> Result<(), EngineError> {
         count(&self.stats().chunks, 1);
@@ -443,7 +447,7 @@ impl<C: Cpu> ChunkRunner<C> {
         self.pacing.moved(has_moved);
         let waiting = self
             .pacing
-            .committed(boundary == Boundary::Timer, changed_memory);
+            .committed(boundary == Boundary::Timer, !changed.is_empty());
         if waiting == Waiting::Yes {
             let least = self.shared.settings.chunk_min;
             let own = usize::from(self.index.0);
@@ -455,6 +459,8 @@ impl<C: Cpu> ChunkRunner<C> {
                 .filter(|(index, _)| *index != own);
             others.for_each(|(_, lane)| lane.kick_if_running_for(least));
         }
+        let unused = self.contended.after_commit(changed);
+        self.drop_pages(&unused)?;
         Ok(self.release()?)
     }
 

@@ -19,6 +19,7 @@
 
 mod chunk;
 mod committer;
+mod contended;
 mod faults;
 mod held;
 mod lane;

@@ -169,6 +169,8 @@ impl Machine {
                 written.extend_from_slice(pages);
             }
             Source::Record => {
+                let stored = self.image.write_runs(memory, written);
+                stored.map_err(|source| ApplyError::Memory { seq, source })?;
                 let found = ChunkDigest::new(memory).finish(state);
                 if found != chunk.digest {
                     let expected = chunk.digest;
@@ -178,8 +180,6 @@ impl Machine {
                         found,
                     });
                 }
-                let stored = self.image.write_runs(memory, written);
-                stored.map_err(|source| ApplyError::Memory { seq, source })?;
             }
         }
         Ok(())
