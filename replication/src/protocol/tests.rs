@@ -388,6 +388,10 @@ fn report(received: u64, verified: u64) -> BackupCommand {
 fn positions_travel_newest_only_and_only_when_they_advance() {
     let now = Instant::now();
     let mut pair = Pair::new(now);
+    // Joining comes before any acknowledgement.
+    pair.backup.handle_command(report(11, 10));
+    let first = pair.backup.poll_transmit().unwrap();
+    assert_eq!(first, Message::Join { gave_up: None }.encode());
     for n in 11..=20 {
         pair.send(n, now);
         pair.backup.handle_command(report(n, n - 1));
