@@ -5,7 +5,7 @@ use std::fs;
 use samsara_tests::{Guest, Pair, Site, kvm_or_skip};
 use samsarad::exit::ExitCode::GuestFault;
 
-use crate::ran::{BOUND, Ran, samsarad, sets};
+use crate::ran::{Ran, samsarad, sets};
 
 /// Recorded, and as the ordinary VM that is the baseline of comparisons.
 const MODES: [&str; 2] = ["recording.mode=on", "recording.mode=off"];
