@@ -24,8 +24,7 @@ use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
 
-/// Held pages that have not changed for so many chunks are cold. By then comparing them has cost
-/// about what it costs to fault one in again.
+/// Held pages that have not changed for so many chunks are cold.
 const COLD_AGE: u32 = 32;
 /// Chunks between two looks for cold pages.
 const RELEASE_EVERY: u64 = 8;

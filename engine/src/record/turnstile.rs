@@ -83,7 +83,7 @@ impl Drop for Alone<'_> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
@@ -105,19 +105,28 @@ mod tests {
                 })
             })
             .collect();
-        let began = Instant::now();
-        for _ in 0..100 {
-            let _alone = turnstile.alone();
-            assert_eq!(running.load(Ordering::SeqCst), 0);
-        }
-        let took = began.elapsed();
+        let (sender, turns) = std::sync::mpsc::channel();
+        let alone = std::thread::spawn({
+            let (turnstile, running) = (turnstile.clone(), running.clone());
+            move || {
+                for _ in 0..20 {
+                    while running.load(Ordering::SeqCst) < 2 {
+                        std::thread::yield_now();
+                    }
+                    let alone = turnstile.alone();
+                    let beside = running.load(Ordering::SeqCst);
+                    drop(alone);
+                    sender.send(beside).unwrap();
+                }
+            }
+        });
+        let seen: Vec<_> = (0..20)
+            .map_while(|_| turns.recv_timeout(Duration::from_secs(2)).ok())
+            .collect();
         stop.store(true, Ordering::SeqCst);
-        for other in others {
-            other.join().unwrap();
+        assert_eq!(seen, [0; 20], "how many ran beside each that was alone");
+        for thread in others.into_iter().chain([alone]) {
+            thread.join().unwrap();
         }
-        assert!(
-            took < Duration::from_secs(5),
-            "100 turns alone took {took:?}"
-        );
     }
 }

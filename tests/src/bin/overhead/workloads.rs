@@ -1,4 +1,4 @@
-//! What is run: half a second or more each, native, on two processors of this decade.
+//! What is run: from a few hundredths of a second to above one, native.
 
 /// A program with parameters.
 #[derive(Debug)]
