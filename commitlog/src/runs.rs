@@ -104,6 +104,14 @@ pub struct ByteRunsBuilder {
 }
 
 impl ByteRunsBuilder {
+    /// A builder with room for so many encoded bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            encoded: Vec::with_capacity(bytes),
+            end: 0,
+        }
+    }
+
     /// Adds a run. Runs must rise and not overlap; empty ones are dropped.
     pub fn push(&mut self, address: u64, bytes: &[u8]) {
         if bytes.is_empty() {

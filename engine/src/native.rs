@@ -48,7 +48,7 @@ impl NativeRun {
         let indices = (0..machine.shape().vcpu_count).map(VcpuIndex);
         let vcpus = indices
             .clone()
-            .map(|index| vm.vcpu(host, index))
+            .map(|index| vm.vcpu(host, index, machine.privilege()))
             .collect::<Result<Vec<_>, _>>()?;
         let devices = Devices {
             page: machine.devices().clone(),

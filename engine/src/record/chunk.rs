@@ -25,7 +25,7 @@ use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
 
 /// Held pages that have not changed for so many chunks are cold.
-const COLD_AGE: u32 = 32;
+const COLD_AGE: u32 = 256;
 /// Chunks between two looks for cold pages.
 const RELEASE_EVERY: u64 = 8;
 /// Comparing so many pages is nothing beside a chunk.
@@ -34,9 +34,8 @@ const FEW_PAGES: usize = 512;
 const LOAD_PAGES_MAX: usize = 2;
 /// How many held pages are compared with the image at a chunk's start, where that is checked.
 const CHECKED_PAGES: usize = 256;
-/// What a chunk may add to the held pages before its effects no longer fit a record.
-const NEW_PAGES_MAX: usize = 4096;
-const HELD_PAGES_MAX: usize = Effects::PAGES_MAX - NEW_PAGES_MAX;
+/// The most pages that a chunk may have changed when it ends.
+const CHANGED_PAGES_MAX: usize = Effects::PAGES_MAX - LOAD_PAGES_MAX;
 
 /// How a chunk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +75,8 @@ pub(super) struct ChunkRunner<C> {
     /// Scratch for the state at a chunk's end.
     end: VcpuState,
     held_pages_max: usize,
+    /// How large the last chunk's changes were: the next one's may be as large.
+    runs_bytes: usize,
     /// Chunks run, lost ones too.
     chunks: u64,
 }
@@ -94,8 +95,7 @@ impl<C: Cpu> ChunkRunner<C> {
             // All views together hold at most as much again as the guest has, or 16 MiB each.
             0 => (pages / shared.lanes.len()).max(4096),
             count => count,
-        }
-        .min(HELD_PAGES_MAX);
+        };
         let pacing = Pacing::new(
             settings.chunk_min,
             settings.chunk_max,
@@ -111,6 +111,7 @@ impl<C: Cpu> ChunkRunner<C> {
             contended: Contended::default(),
             pacing,
             held_pages_max,
+            runs_bytes: 0,
             chunks: 0,
         })
     }
@@ -121,6 +122,11 @@ impl<C: Cpu> ChunkRunner<C> {
 
     pub(super) fn stats(&self) -> &LaneStats {
         &self.shared.stats.lanes[usize::from(self.index.0)]
+    }
+
+    /// Whether the vCPU keeps its turn for its next chunk.
+    pub(super) fn keeps_turn(&self) -> bool {
+        self.pacing.keeps_turn()
     }
 
     pub(super) fn company(&self) -> Company {
@@ -144,16 +150,22 @@ impl<C: Cpu> ChunkRunner<C> {
         self.lane().end_run();
         let ran = began.elapsed();
         let stale = self.stale_pages()?;
-        let is_too_large = self.held.count() > Effects::PAGES_MAX - LOAD_PAGES_MAX;
+        let is_too_large = self.is_too_large();
         if is_too_large {
             self.pacing.too_large();
         }
         if !stale.is_empty() || is_too_large || self.is_unwanted() {
-            self.squash(&raw, &stale)?;
+            self.squash(&raw, &stale, None)?;
+            self.pacing.squashed(began.elapsed());
             return Ok(Outcome::Squashed);
         }
         let result = self.result(&raw, started_after, ran >= limit)?;
-        self.commit(&raw, result, ran)
+        let outcome = self.commit(&raw, result, ran)?;
+        match outcome {
+            Outcome::Squashed => self.pacing.squashed(began.elapsed()),
+            _ => self.pacing.cost(began.elapsed().saturating_sub(ran)),
+        }
+        Ok(outcome)
     }
 
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
@@ -181,6 +193,13 @@ impl<C: Cpu> ChunkRunner<C> {
         cpu.take_written(&mut |page| held.insert(set, page))?;
         held.sort_in();
         Ok(())
+    }
+
+    /// Whether the chunk changed more than a record carries.
+    fn is_too_large(&self) -> bool {
+        let view = &self.lane().view;
+        let changed = || self.held.pages().filter(|&page| !view.equals_image(page));
+        self.held.count() > CHANGED_PAGES_MAX && changed().count() > CHANGED_PAGES_MAX
     }
 
     /// Whether a test wants the chunk squashed.
@@ -214,11 +233,16 @@ impl<C: Cpu> ChunkRunner<C> {
     /// The pages that others committed and that this view shows: the chunk may have read them.
     fn stale_pages(&self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
         let lane = self.lane();
-        let pages = lane.take_incoming();
-        let mut stale = Vec::new();
-        if !pages.is_empty() {
-            let faults = self.shared.settings.faults;
-            lane.view.residency(&pages, |page, found| {
+        let (held, others): (Vec<_>, Vec<_>) = lane
+            .take_incoming()
+            .into_iter()
+            .partition(|&page| lane.held.contains(page));
+        let faults = self.shared.settings.faults;
+        // Held pages are resident: no need to ask.
+        let held = held.into_iter().map(|page| (page, Residency::Private));
+        let mut stale: Vec<_> = held.filter(|&(_, found)| faults.counts(found)).collect();
+        if !others.is_empty() {
+            lane.view.residency(&others, |page, found| {
                 if faults.counts(found) {
                     stale.push((page, found));
                 }
@@ -237,7 +261,7 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(published)
     }
 
-    /// Brings stale pages up to date. A held page is refreshed, which costs a copy; dropping it
+    /// Brings stale pages (of any order) up to date. A held page is refreshed, which costs a copy; dropping it
     /// would cost a hundred times that in faults when it is written again. Others are dropped.
     fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
         if self.shared.settings.faults.makes(Mistake::SkipSettle) {
@@ -251,6 +275,7 @@ impl<C: Cpu> ChunkRunner<C> {
                 dropped.push(page);
             }
         }
+        dropped.sort_unstable();
         self.drop_pages(&dropped)
     }
 
@@ -261,10 +286,12 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(())
     }
 
+    /// Undoes the chunk. `changed` are the pages that it changed, where that is known.
     fn squash(
         &mut self,
         raw: &RawExit,
         stale: &[(PageIndex, Residency)],
+        changed: Option<&[PageIndex]>,
     ) -> Result<(), EngineError> {
         if matches!(raw, RawExit::Read { .. }) {
             // KVM would finish the load inside the next run, on top of the restored state.
@@ -276,14 +303,15 @@ impl<C: Cpu> ChunkRunner<C> {
             self.cpu.restore(&self.start, Restore::KeepTime)?;
         }
         if !faults.makes(Mistake::SkipRestoreMemory) {
-            for page in self.held.pages() {
-                self.shared.lane(self.index).view.refresh(page);
+            let view = &self.shared.lane(self.index).view;
+            match changed {
+                Some(pages) => pages.iter().for_each(|&page| view.refresh(page)),
+                None => self.held.pages().for_each(|page| view.refresh(page)),
             }
         }
         self.contended.squashed(stale.iter().map(|&(page, _)| page));
         self.settle_pages(stale)?;
         self.release()?;
-        self.pacing.squashed();
         count(&self.stats().squashes, 1);
         Ok(())
     }
@@ -322,10 +350,11 @@ impl<C: Cpu> ChunkRunner<C> {
             held,
             shared,
             index,
+            runs_bytes,
             ..
         } = self;
         let view = &shared.lane(*index).view;
-        let mut runs = ByteRunsBuilder::default();
+        let mut runs = ByteRunsBuilder::with_capacity(*runs_bytes);
         let mut pages = Vec::new();
         held.visit(|page| {
             let is_changed = view.push_changes(page, &mut runs);
@@ -334,6 +363,7 @@ impl<C: Cpu> ChunkRunner<C> {
             }
             is_changed
         });
+        *runs_bytes = runs.encoded_bytes();
         let runs = runs.finish();
         let digest = ChunkDigest::new(&runs);
         Changes {
@@ -355,7 +385,8 @@ impl<C: Cpu> ChunkRunner<C> {
         let stale = self.stale_pages()?;
         if !stale.is_empty() {
             drop(machine);
-            self.squash(raw, &stale)?;
+            let changed = result.memory.as_ref().map(|memory| memory.pages.as_slice());
+            self.squash(raw, &stale, changed)?;
             return Ok(Outcome::Squashed);
         }
         if shared.is_over(&machine) {
@@ -446,7 +477,7 @@ impl<C: Cpu> ChunkRunner<C> {
         self.pacing.moved(has_moved);
         let waiting = self
             .pacing
-            .committed(boundary == Boundary::Timer, !changed.is_empty());
+            .committed(ran, boundary == Boundary::Timer, !changed.is_empty());
         if waiting == Waiting::Yes {
             let least = self.shared.settings.chunk_min;
             let own = usize::from(self.index.0);
@@ -459,7 +490,9 @@ impl<C: Cpu> ChunkRunner<C> {
             others.for_each(|(_, lane)| lane.kick_if_running_for(least));
         }
         let unused = self.contended.after_commit(changed);
-        self.drop_pages(&unused)?;
+        if self.company() == Company::All {
+            self.drop_pages(&unused)?;
+        }
         Ok(self.release()?)
     }
 

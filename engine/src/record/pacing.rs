@@ -12,13 +12,15 @@
 
 use std::time::Duration;
 
-/// A squash weighs as much as so many commits.
-const SQUASH_WEIGHT: u32 = 4;
-/// From this weight of recent squashes on, a vCPU takes turns.
-const CONTENDED: u32 = 8;
+/// What was run, and lost, counts for about so many chunks.
+const MEMORY: u32 = 8;
 /// Chunks for which turns are taken, the first time and at most.
 const TURNS_MIN: u32 = 8;
 const TURNS_MAX: u32 = 128;
+/// How long a vCPU keeps its turn while it gets on: what a change of turns costs is spread over it.
+const TURN: Duration = Duration::from_millis(2);
+/// A chunk runs at least so many times as long as it takes to commit one, unless an exit ends it.
+const RUN_PER_COST: u32 = 6;
 /// Shortest chunk in a turn: what a change of turns costs is spread over it.
 const TURN_LENGTH_MIN: Duration = Duration::from_millis(1);
 /// As far as chunks in which the vCPU did not move grow, whatever the settings: entering the guest
@@ -38,8 +40,13 @@ pub(super) struct Pacing {
     stuck_chunks: u32,
     squashes: u32,
     exclusive_after: u32,
-    /// Weight of recent squashes.
-    contention: u32,
+    /// Time of recent chunks that committed and changed memory, and of those that were squashed.
+    useful: Duration,
+    lost: Duration,
+    /// What a commit takes, a moving average.
+    cost: Duration,
+    /// How long this vCPU has run in the turn that it has.
+    turn: Duration,
     /// Chunks for which this vCPU still takes turns.
     turns_left: u32,
     /// Chunks for which it will the next time.
@@ -77,7 +84,10 @@ impl Pacing {
             stuck_chunks: 0,
             squashes: 0,
             exclusive_after,
-            contention: 0,
+            useful: Duration::ZERO,
+            lost: Duration::ZERO,
+            cost: Duration::ZERO,
+            turn: Duration::ZERO,
             turns_left: 0,
             turns: TURNS_MIN,
         }
@@ -97,10 +107,22 @@ impl Pacing {
         if self.idle_chunks > 0 {
             return (self.min * (1 << self.idle_chunks.min(8))).min(self.max);
         }
+        let worthwhile = (self.cost * RUN_PER_COST).min(self.max);
+        let length = self.length.max(worthwhile);
         if self.turns_left > 0 {
-            return self.length.max(TURN_LENGTH_MIN).min(self.max);
+            return length.max(TURN_LENGTH_MIN).min(self.max);
         }
-        self.length
+        length
+    }
+
+    /// A chunk took this long to commit, after it had run.
+    pub(super) fn cost(&mut self, cost: Duration) {
+        self.cost = (self.cost * 7 + cost) / 8;
+    }
+
+    /// Whether the vCPU keeps its turn for its next chunk: it gets on, and has not had it for long.
+    pub(super) fn keeps_turn(&self) -> bool {
+        self.turn > Duration::ZERO && self.turn < TURN
     }
 
     /// Beside whom the next chunk runs.
@@ -114,19 +136,35 @@ impl Pacing {
         }
     }
 
-    /// A chunk was squashed.
-    pub(super) fn squashed(&mut self) {
+    /// A chunk was squashed, which took so long with its run.
+    pub(super) fn squashed(&mut self, lost: Duration) {
+        self.turn = Duration::ZERO;
         self.squashes += 1;
         self.length = (self.length / 2).max(self.min);
-        self.contention += SQUASH_WEIGHT;
-        if self.turns_left == 0 && self.contention >= CONTENDED {
+        self.remember(Duration::ZERO, lost);
+        if self.turns_left == 0 && self.squashes > 1 && self.lost > self.useful {
             self.turns_left = self.turns;
             self.turns = (self.turns * 2).min(TURNS_MAX);
         }
     }
 
-    /// A chunk committed; `cut_by_timer` if nothing else ended it.
-    pub(super) fn committed(&mut self, cut_by_timer: bool, changed_memory: bool) -> Waiting {
+    /// A chunk that `ran` so long committed; `cut_by_timer` if nothing else ended it.
+    pub(super) fn committed(
+        &mut self,
+        ran: Duration,
+        cut_by_timer: bool,
+        changed_memory: bool,
+    ) -> Waiting {
+        let had_turn = if self.keeps_turn() {
+            self.turn
+        } else {
+            Duration::ZERO
+        };
+        self.turn = if changed_memory {
+            had_turn + ran
+        } else {
+            Duration::ZERO
+        };
         self.squashes = 0;
         self.cap = (self.cap * 5 / 4).min(self.max);
         if changed_memory || !cut_by_timer {
@@ -137,6 +175,8 @@ impl Pacing {
         if cut_by_timer && changed_memory {
             self.length = (self.length * 3 / 2).min(self.max);
         }
+        let useful = if changed_memory { ran } else { Duration::ZERO };
+        self.remember(useful, Duration::ZERO);
         self.count_turn();
         if self.idle_chunks > 0 {
             Waiting::Yes
@@ -159,14 +199,20 @@ impl Pacing {
         };
     }
 
+    fn remember(&mut self, useful: Duration, lost: Duration) {
+        let fade = |sum: Duration| sum - sum / MEMORY;
+        self.useful = fade(self.useful) + useful;
+        self.lost = fade(self.lost) + lost;
+    }
+
     fn count_turn(&mut self) {
         if self.turns_left > 0 {
             self.turns_left -= 1;
-            // One more squash and turns are taken again.
-            self.contention = CONTENDED - SQUASH_WEIGHT;
-        } else if self.contention > 0 {
-            self.contention -= 1;
-        } else {
+            if self.turns_left == 0 {
+                // What was lost before says nothing of now.
+                self.lost = self.useful / 2;
+            }
+        } else if self.lost < self.useful / 8 {
             self.turns = TURNS_MIN;
         }
     }
@@ -183,19 +229,19 @@ mod tests {
     fn length_adapts_within_its_bounds() {
         let mut pacing = Pacing::new(MIN, MAX, 4);
         for _ in 0..40 {
-            assert_eq!(pacing.committed(true, true), Waiting::No);
+            assert_eq!(pacing.committed(MIN, true, true), Waiting::No);
         }
         assert_eq!(pacing.limit(), MAX);
         for _ in 0..40 {
-            pacing.squashed();
+            pacing.squashed(MIN);
         }
         assert_eq!(pacing.limit(), TURN_LENGTH_MIN);
         assert_eq!(pacing.company(), Company::None);
-        assert_eq!(pacing.committed(true, false), Waiting::Yes);
+        assert_eq!(pacing.committed(MIN, true, false), Waiting::Yes);
         assert_ne!(pacing.company(), Company::None);
         assert!(pacing.limit() <= MIN * 2);
         for _ in 0..40 {
-            pacing.committed(true, false);
+            pacing.committed(MIN, true, false);
         }
         assert_eq!(pacing.limit(), MAX);
     }
@@ -209,7 +255,7 @@ mod tests {
         }
         assert!(pacing.limit() < Duration::from_millis(1));
         for _ in 0..40 {
-            pacing.committed(true, true);
+            pacing.committed(MIN, true, true);
         }
         assert_eq!(pacing.limit(), second);
     }
@@ -219,41 +265,89 @@ mod tests {
         let tiny = Duration::from_micros(10);
         let mut pacing = Pacing::new(tiny, tiny, 4);
         for _ in 0..12 {
-            pacing.committed(true, false);
+            pacing.committed(MIN, true, false);
             pacing.moved(false);
         }
         assert_eq!(pacing.limit(), STUCK_LENGTH_MAX);
-        pacing.committed(true, true);
+        pacing.committed(MIN, true, true);
         pacing.moved(true);
         assert_eq!(pacing.limit(), tiny);
     }
 
+    /// Runs a vCPU that loses as much as it commits until it takes turns.
+    fn conflict(pacing: &mut Pacing) {
+        for _ in 0..100 {
+            pacing.squashed(MIN);
+            pacing.squashed(MIN);
+            if pacing.company() == Company::Turns {
+                return;
+            }
+            pacing.committed(MIN, true, true);
+        }
+        panic!("never took turns");
+    }
+
+    fn turns(pacing: &mut Pacing) -> usize {
+        let one =
+            || (pacing.company() == Company::Turns).then(|| pacing.committed(MIN, true, true));
+        std::iter::from_fn(one).count()
+    }
+
     #[test]
     fn turns_are_taken_longer_each_time_that_running_beside_others_fails() {
-        let mut pacing = Pacing::new(MIN, MAX, 4);
-        pacing.squashed();
-        assert_eq!(pacing.company(), Company::All, "one conflict is no habit");
-        let mut turns = Vec::new();
+        let mut pacing = Pacing::new(MIN, MAX, 100);
+        let mut taken = Vec::new();
         for _ in 0..6 {
-            while pacing.company() == Company::All {
-                pacing.squashed();
-            }
-            let mut count = 0;
-            while pacing.company() == Company::Turns {
-                pacing.committed(true, true);
-                count += 1;
-            }
-            turns.push(count);
+            conflict(&mut pacing);
+            taken.push(turns(&mut pacing));
         }
-        assert_eq!(turns, [8, 16, 32, 64, 128, 128]);
-        for _ in 0..=CONTENDED {
-            pacing.committed(true, true);
+        assert_eq!(taken, [8, 16, 32, 64, 128, 128]);
+        for _ in 0..100 {
+            pacing.committed(MIN, true, true);
         }
-        pacing.squashed();
-        pacing.squashed();
-        let again = std::iter::from_fn(|| {
-            (pacing.company() == Company::Turns).then(|| pacing.committed(true, true))
-        });
-        assert_eq!(again.count(), 8, "forgotten after a quiet time");
+        conflict(&mut pacing);
+        assert_eq!(turns(&mut pacing), 8, "forgotten after a quiet time");
+    }
+
+    #[test]
+    fn who_loses_less_than_half_runs_beside_the_others() {
+        let mut pacing = Pacing::new(MIN, MAX, 100);
+        for _ in 0..1000 {
+            pacing.committed(MIN * 3, true, true);
+            pacing.squashed(MIN);
+            assert_eq!(pacing.company(), Company::All);
+        }
+    }
+
+    #[test]
+    fn a_turn_is_kept_while_the_vcpu_gets_on_and_given_up_when_it_waits() {
+        let mut pacing = Pacing::new(MIN, MAX, 4);
+        let mut chunks = 0;
+        while {
+            pacing.committed(MIN, false, true);
+            pacing.keeps_turn()
+        } {
+            chunks += 1;
+        }
+        assert_eq!(chunks, 9, "of 200 us, in a turn of 2 ms");
+        pacing.committed(MIN, false, true);
+        assert!(pacing.keeps_turn());
+        pacing.committed(MIN, false, false);
+        assert!(!pacing.keeps_turn());
+    }
+
+    #[test]
+    fn chunks_are_worth_their_commit() {
+        let mut pacing = Pacing::new(MIN, MAX, 4);
+        for _ in 0..50 {
+            pacing.squashed(MIN);
+            pacing.committed(MIN, true, true);
+            pacing.cost(MIN);
+        }
+        assert!(pacing.limit() > MIN * 5);
+        for _ in 0..50 {
+            pacing.cost(MAX);
+        }
+        assert_eq!(pacing.limit(), MAX);
     }
 }

@@ -39,7 +39,7 @@ impl Recorder {
         for index in (0..machine.shape().vcpu_count).map(VcpuIndex) {
             let view = Arc::new(View::new(machine.image())?);
             let vm = Vm::on_view(host, &view)?;
-            cpus.push((view, vm.vcpu(host, index)?));
+            cpus.push((view, vm.vcpu(host, index, machine.privilege())?));
             vms.push(vm);
         }
         Self::start_on(cpus, vms, machine, outside, stats, settings)

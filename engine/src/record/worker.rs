@@ -8,6 +8,7 @@ use samsara_machine::bare::Operation;
 use super::chunk::{ChunkRunner, Outcome};
 use super::committer::Shared;
 use super::pacing::Company;
+use super::rotation::Turn;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
@@ -31,15 +32,17 @@ pub(super) fn run<C: Cpu>(
     cpu.attach()?;
     let state = shared.machine().vcpu(index).clone();
     let mut runner = ChunkRunner::new(index, Arc::clone(shared), cpu, state)?;
+    let mut turn = None;
     loop {
         match next(index, shared) {
             Next::Leave => return Ok(()),
             Next::Park => {
+                turn = None;
                 shared.lane(index).retire();
                 shared.park_until_stop();
             }
             Next::Step(operation, bytes) => step(index, shared, operation, bytes)?,
-            Next::Chunk => chunk(shared, &mut runner)?,
+            Next::Chunk => chunk(shared, &mut runner, &mut turn)?,
         }
     }
 }
@@ -58,10 +61,18 @@ fn next(index: VcpuIndex, shared: &Shared) -> Next {
     }
 }
 
-/// One chunk: beside the others, in turn, or alone, as its recent past asks.
-fn chunk<C: Cpu>(shared: &Shared, runner: &mut ChunkRunner<C>) -> Result<(), EngineError> {
+/// One chunk: beside the others, in turn, or alone, as its recent past asks. A turn may last for
+/// more than one chunk.
+fn chunk<'a, C: Cpu>(
+    shared: &'a Shared,
+    runner: &mut ChunkRunner<C>,
+    turn: &mut Option<Turn<'a>>,
+) -> Result<(), EngineError> {
     shared.outside.wait_for_room();
     let company = runner.company();
+    if company != Company::Turns {
+        *turn = None;
+    }
     if company == Company::None {
         shared.kick_all();
         let _alone = shared.turnstile.alone();
@@ -70,9 +81,15 @@ fn chunk<C: Cpu>(shared: &Shared, runner: &mut ChunkRunner<C>) -> Result<(), Eng
         }
         return Ok(());
     }
-    let _turn = (company == Company::Turns).then(|| shared.rotation.enter());
+    if company == Company::Turns && turn.is_none() {
+        *turn = Some(shared.rotation.enter());
+    }
     let _beside = shared.turnstile.beside();
-    runner.run_chunk().map(drop)
+    runner.run_chunk()?;
+    if !runner.keeps_turn() {
+        *turn = None;
+    }
+    Ok(())
 }
 
 /// Moves the next bytes of a device operation, as a commit of its own.

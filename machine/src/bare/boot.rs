@@ -5,7 +5,7 @@ use samsara_commitlog::VcpuIndex;
 
 use super::program::{PARAMS_MAX, Program, ProgramError};
 use super::tables::{self, Placement};
-use crate::kvm::{Host, KvmError, Vm};
+use crate::kvm::{Host, KvmError, Privilege, Vm};
 use crate::memory::{Image, MemoryError};
 use crate::vcpu::VcpuState;
 
@@ -62,7 +62,7 @@ pub fn boot(
     let vcpus = (0..vcpu_count).map(VcpuIndex);
     vcpus
         .map(|index| {
-            let vcpu = vm.vcpu(host, index)?;
+            let mut vcpu = vm.vcpu(host, index, Privilege::Kernel)?;
             let mut state = VcpuState::zeroed(vcpu.msr_indices());
             vcpu.capture(&mut state)?;
             enter(&mut state, index, host, &placement);

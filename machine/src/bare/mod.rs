@@ -2,12 +2,17 @@
 //!
 //! Their contract (entry state, memory, registers) is `docs/bare-guest.md`.
 
+use crate::kvm::Privilege;
+
 mod boot;
 mod devices;
 mod exits;
 mod operation;
 mod program;
 mod tables;
+
+/// Guests enter at CPL 3, and every exception ends the machine.
+pub const PRIVILEGE: Privilege = Privilege::User;
 
 pub use boot::{BootError, boot};
 pub use devices::{BareDevices, DEVICE_PAGE, DeviceError, Effect, register};

@@ -5,7 +5,7 @@
 //!
 //! 1. Registers, segment and control registers, events: from the run page, as the last run left
 //!    them. Queued interrupts and exceptions are in the events.
-//! 2. Debug registers, XCRs, XSAVE area, MSRs, in any order: reading changes nothing.
+//! 2. XSAVE area, debug registers, XCRs, MSRs, in any order: reading changes nothing.
 //!
 //! Order of a restore:
 //!
@@ -15,6 +15,10 @@
 //!    MSRs are only accepted in the mode that they set up.
 //! 4. General registers before events: setting them drops a pending exception.
 //! 5. Events last: nothing after them may drop a queued interrupt or exception.
+//!
+//! Each request is a system call, and a chunk may be no longer than a few of them. So what only
+//! privileged code can change is not read and written for every chunk of a guest that has none, see
+//! [`Privilege`].
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::SyncReg;
@@ -23,8 +27,27 @@ use super::host::KvmError;
 use super::vcpu::Vcpu;
 use crate::vcpu::{VcpuState, XsaveArea};
 
-/// The time stamp counter, and what would set it as a side effect.
-const RUNNING_MSRS: [u32; 3] = [0x10, 0x3b, 0x6e0];
+/// The time stamp counter.
+const TSC: u32 = 0x10;
+/// It, and what would set it as a side effect.
+const RUNNING_MSRS: [u32; 3] = [TSC, 0x3b, 0x6e0];
+
+/// What the run page shows after every run, and takes before one. KVM takes them in this order.
+const SYNC_REGISTERS: [SyncReg; 3] = [
+    SyncReg::Register,
+    SyncReg::SystemRegister,
+    SyncReg::VcpuEvents,
+];
+
+/// What the code of a guest may change of its vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// It never runs at CPL 0, but for handlers that end the machine: debug registers, XCRs and MSRs
+    /// keep the values that were restored; only the TSC goes on.
+    User,
+    /// Everything.
+    Kernel,
+}
 
 /// How much of a state is put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,17 +60,30 @@ pub enum Restore {
 
 impl Vcpu {
     pub(super) fn request_sync_registers(&mut self) {
-        for register in [
-            SyncReg::Register,
-            SyncReg::SystemRegister,
-            SyncReg::VcpuEvents,
-        ] {
+        for register in SYNC_REGISTERS {
             self.fd.set_sync_valid_reg(register);
         }
     }
 
-    /// Captures the state into `state`, which must have this vCPU's MSRs.
-    pub fn capture(&self, state: &mut VcpuState) -> Result<(), KvmError> {
+    /// Captures the state into `state`, which must have this vCPU's MSRs, and for a guest of
+    /// [`Privilege::User`] an earlier state's privileged part.
+    pub fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
+        self.capture_registers(state)?;
+        let xsave = self
+            .fd
+            .get_xsave()
+            .map_err(KvmError::request("KVM_GET_XSAVE"))?;
+        state.set_xsave(&XsaveArea::from_kvm(&xsave));
+        if self.privilege == Privilege::Kernel {
+            return self.capture_privileged(state);
+        }
+        if cfg!(debug_assertions) {
+            self.check_privileged(state)?;
+        }
+        self.capture_tsc(state)
+    }
+
+    fn capture_registers(&self, state: &mut VcpuState) -> Result<(), KvmError> {
         if self.restored {
             state.set_regs(
                 &self
@@ -69,6 +105,10 @@ impl Vcpu {
             state.set_sregs(&sync.sregs);
             state.set_events(&sync.events);
         }
+        Ok(())
+    }
+
+    fn capture_privileged(&self, state: &mut VcpuState) -> Result<(), KvmError> {
         let debug = self
             .fd
             .get_debug_regs()
@@ -79,12 +119,49 @@ impl Vcpu {
             .get_xcrs()
             .map_err(KvmError::request("KVM_GET_XCRS"))?;
         state.set_xcrs(&xcrs);
-        let xsave = self
-            .fd
-            .get_xsave()
-            .map_err(KvmError::request("KVM_GET_XSAVE"))?;
-        state.set_xsave(&XsaveArea::from_kvm(&xsave));
         self.capture_msrs(state)
+    }
+
+    /// A guest without code at CPL 0 has not changed what only such code can.
+    fn check_privileged(&self, state: &VcpuState) -> Result<(), KvmError> {
+        if state.sregs().cs.dpl != 3 {
+            return Ok(());
+        }
+        let mut whole = state.clone();
+        self.capture_privileged(&mut whole)?;
+        for index in RUNNING_MSRS {
+            whole.set_msr(index, state.msr(index).unwrap_or_default());
+        }
+        assert!(
+            &whole == state,
+            "a guest without privileged code has changed privileged state"
+        );
+        Ok(())
+    }
+
+    /// Reads the TSC without a system call. Between two whole restores the guest's is the host's plus
+    /// a constant, which is rounded up here: time may jump ahead a little, never back.
+    fn capture_tsc(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
+        if !self.msr_indices.contains(&TSC) {
+            return Ok(());
+        }
+        let ahead = match self.tsc_ahead {
+            Some(ahead) => ahead,
+            None => {
+                let before = host_tsc();
+                let entry = kvm_msr_entry {
+                    index: TSC,
+                    ..Default::default()
+                };
+                let mut msrs = entries(&[entry])?;
+                let read = self.fd.get_msrs(&mut msrs);
+                read.map_err(KvmError::request("KVM_GET_MSRS"))?;
+                let ahead = msrs.as_slice()[0].data.wrapping_sub(before);
+                *self.tsc_ahead.insert(ahead)
+            }
+        };
+        state.set_msr(TSC, host_tsc().wrapping_add(ahead));
+        Ok(())
     }
 
     fn capture_msrs(&self, state: &mut VcpuState) -> Result<(), KvmError> {
@@ -111,6 +188,10 @@ impl Vcpu {
 
     /// Restores a state.
     pub fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
+        if what == Restore::KeepTime && self.privilege == Privilege::User {
+            return self.restore_user(state);
+        }
+        self.tsc_ahead = None;
         self.fd
             .set_xcrs(&state.xcrs())
             .map_err(KvmError::request("KVM_SET_XCRS"))?;
@@ -134,6 +215,22 @@ impl Vcpu {
             .set_vcpu_events(&events)
             .map_err(KvmError::request("KVM_SET_VCPU_EVENTS"))?;
         self.restored = true;
+        Ok(())
+    }
+
+    /// Puts the unprivileged part back: through the run page, and the XSAVE area.
+    fn restore_user(&mut self, state: &VcpuState) -> Result<(), KvmError> {
+        let xsave = state.xsave().to_kvm();
+        // SAFETY: as in `restore`.
+        unsafe { self.fd.set_xsave(&xsave) }.map_err(KvmError::request("KVM_SET_XSAVE"))?;
+        let sync = self.fd.sync_regs_mut();
+        sync.regs = state.regs();
+        sync.sregs = state.sregs();
+        sync.events = state.events();
+        for register in SYNC_REGISTERS {
+            self.fd.set_sync_dirty_reg(register);
+        }
+        self.restored = false;
         Ok(())
     }
 
@@ -161,4 +258,9 @@ impl Vcpu {
 fn entries(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
     let too_many = |_| KvmError::Missing("room for the machine's MSRs");
     Msrs::from_entries(entries).map_err(too_many)
+}
+
+fn host_tsc() -> u64 {
+    // SAFETY: every x86-64 processor that runs KVM has the instruction.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::host::KvmError;
 
@@ -96,6 +96,7 @@ impl Kicker {
 #[derive(Debug)]
 pub(super) struct Attachment {
     timer: libc::timer_t,
+    fires_at: Option<Instant>,
 }
 
 // SAFETY: a timer belongs to the process; the value moves with the vCPU and is dropped on its
@@ -126,12 +127,27 @@ impl Attachment {
                 source,
             });
         }
-        Ok(Self { timer })
+        Ok(Self {
+            timer,
+            fires_at: None,
+        })
     }
 
-    /// The timer ends a run after `after`; `None` stops it.
-    pub(super) fn arm(&self, after: Option<Duration>) {
-        let after = after.unwrap_or_default();
+    /// Sees to it that the timer fires at `deadline` or before. Setting it costs a system call, and
+    /// most chunks end long before theirs, so one that is set for an earlier moment is left alone:
+    /// a run that it ends too early goes on.
+    pub(super) fn fire_by(&mut self, deadline: Instant) {
+        let now = Instant::now();
+        let is_set = self.fires_at.is_some_and(|at| at > now && at <= deadline);
+        if !is_set {
+            self.fires_at = Some(deadline);
+            // Zero would stop it.
+            let after = deadline.saturating_duration_since(now);
+            self.arm(after.max(Duration::from_nanos(1)));
+        }
+    }
+
+    fn arm(&self, after: Duration) {
         let value = libc::timespec {
             tv_sec: after.as_secs() as i64,
             tv_nsec: i64::from(after.subsec_nanos()),

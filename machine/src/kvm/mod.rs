@@ -9,7 +9,7 @@ mod kick;
 mod vcpu;
 mod vm;
 
-pub use capture::Restore;
+pub use capture::{Privilege, Restore};
 pub use exit::RawExit;
 pub use host::{Host, KvmError};
 pub use kick::Kicker;

@@ -1,12 +1,13 @@
 //! A KVM vCPU: runs until an exit, its timer or a kick.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_msr_entry;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
+use super::capture::Privilege;
 use super::dirty_ring::DirtyRing;
 use super::exit::RawExit;
 use super::host::{Host, KvmError};
@@ -38,6 +39,9 @@ pub struct Vcpu {
     kicker: Arc<Kicker>,
     /// The run page does not yet show the state that was restored.
     pub(super) restored: bool,
+    pub(super) privilege: Privilege,
+    /// How far the guest's TSC is ahead of the host's, once that was asked.
+    pub(super) tsc_ahead: Option<u64>,
 }
 
 impl Vcpu {
@@ -46,6 +50,7 @@ impl Vcpu {
         fd: VcpuFd,
         index: VcpuIndex,
         ring: Option<DirtyRing>,
+        privilege: Privilege,
     ) -> Result<Self, KvmError> {
         let mut cpuid = host.cpuid.clone();
         for entry in cpuid.as_mut_slice() {
@@ -66,6 +71,8 @@ impl Vcpu {
             msr_indices,
             kicker,
             restored: true,
+            privilege,
+            tsc_ahead: None,
         };
         vcpu.request_sync_registers();
         Ok(vcpu)
@@ -92,24 +99,31 @@ impl Vcpu {
     /// Runs until an exit, a kick, or until `limit` has passed. A store is complete when this
     /// returns; a load waits for [`Self::complete_read`].
     pub fn run(&mut self, limit: Option<Duration>) -> Result<RawExit, KvmError> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let exit = loop {
+            let exit = self.run_until(deadline)?;
+            // Without a kick, and in time, the timer was still set for an earlier run.
+            let is_early = deadline.is_some_and(|deadline| Instant::now() < deadline);
+            if exit != RawExit::Cut || !is_early || self.kicker.is_requested() {
+                break exit;
+            }
+        };
+        match exit {
+            RawExit::Write { address, .. } => self.finish_access(address, exit),
+            other => Ok(other),
+        }
+    }
+
+    fn run_until(&mut self, deadline: Option<Instant>) -> Result<RawExit, KvmError> {
         self.fd.set_kvm_immediate_exit(0);
-        if let Some(attachment) = &self.attachment {
-            attachment.arm(limit);
+        if let (Some(attachment), Some(deadline)) = (&mut self.attachment, deadline) {
+            attachment.fire_by(deadline);
         }
         // A kick from before the flag was cleared would otherwise be lost.
         if self.kicker.is_requested() {
             self.fd.set_kvm_immediate_exit(1);
         }
-        let exit = self.enter()?;
-        if limit.is_some()
-            && let Some(attachment) = &self.attachment
-        {
-            attachment.arm(None);
-        }
-        match exit {
-            RawExit::Write { address, .. } => self.finish_access(address, exit),
-            other => Ok(other),
-        }
+        self.enter()
     }
 
     /// Answers the load that ended the last run, and lets the instruction finish.

@@ -6,6 +6,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use samsara_commitlog::VcpuIndex;
 
+use super::capture::Privilege;
 use super::dirty_ring::{DirtyRing, RING_BYTES};
 use super::host::{Host, KvmError};
 use super::vcpu::Vcpu;
@@ -78,8 +79,13 @@ impl Vm {
         Ok(())
     }
 
-    /// Creates a vCPU.
-    pub fn vcpu(&self, host: &Host, index: VcpuIndex) -> Result<Vcpu, KvmError> {
+    /// Creates a vCPU for code of this privilege.
+    pub fn vcpu(
+        &self,
+        host: &Host,
+        index: VcpuIndex,
+        privilege: Privilege,
+    ) -> Result<Vcpu, KvmError> {
         let vcpu = self
             .fd
             .create_vcpu(index.0.into())
@@ -89,6 +95,6 @@ impl Vm {
         } else {
             None
         };
-        Vcpu::new(host, vcpu, index, ring)
+        Vcpu::new(host, vcpu, index, ring, privilege)
     }
 }

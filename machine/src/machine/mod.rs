@@ -11,7 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, GuestTime, Shape, VcpuIndex};
 
-use crate::bare::BareDevices;
+use crate::bare::{self, BareDevices};
+use crate::kvm::Privilege;
 use crate::memory::{Image, MemoryDigest};
 use crate::vcpu::VcpuState;
 
@@ -97,6 +98,11 @@ impl Machine {
     /// A vCPU's state at its last commit.
     pub fn vcpu(&self, index: VcpuIndex) -> &VcpuState {
         &self.vcpus[usize::from(index.0)]
+    }
+
+    /// What the guest's code may change of its vCPUs.
+    pub fn privilege(&self) -> Privilege {
+        bare::PRIVILEGE
     }
 
     /// The devices.

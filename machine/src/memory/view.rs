@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use samsara_commitlog::{ByteRunsBuilder, Gpa, PAGE_BYTES};
 
-use super::diff::{PageCopy, push_changed_runs};
+use super::diff::push_changed_runs;
 use super::image::{Image, MemoryError};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, NoFaultAround, Sharing};
@@ -60,17 +60,11 @@ impl View {
 
     /// Adds the bytes of a private page that differ from the image to `out`; says whether any do.
     pub fn push_changes(&self, page: PageIndex, out: &mut ByteRunsBuilder) -> bool {
-        if self.equals_image(page) {
-            return false;
-        }
-        let mut old = PageCopy::zeroed();
-        let mut new = PageCopy::zeroed();
-        self.image.copy_page(page, &mut old);
-        let source = self.page(page);
-        // SAFETY: both are 4096 bytes; the vCPU that could write the page is not running.
-        unsafe { std::ptr::copy_nonoverlapping(source, (&raw mut new.0).cast(), PAGE_BYTES) };
-        push_changed_runs(self.layout().gpa_of(page).0, &old, &new, out);
-        true
+        let (old, new) = (self.image.page(page), self.page(page));
+        let address = self.layout().gpa_of(page).0;
+        // SAFETY: two pages; the vCPU that could write the view's is not running, and a commit that
+        // writes the image's makes the chunk stale.
+        unsafe { push_changed_runs(address, old.cast(), new.cast(), out) }
     }
 
     /// Copies private pages into the image. The caller holds the commit lock, and the vCPU stands

@@ -175,6 +175,20 @@ impl VcpuState {
             .collect()
     }
 
+    pub(crate) fn msr(&self, index: u32) -> Option<u64> {
+        let entry = self.msrs().into_iter().find(|entry| entry.index == index)?;
+        Some(entry.data)
+    }
+
+    pub(crate) fn set_msr(&mut self, index: u32, data: u64) {
+        for bytes in self.bytes[MSRS..].chunks_exact_mut(MSR_BYTES) {
+            let entry: kvm_msr_entry = load(bytes);
+            if entry.index == index {
+                store(&kvm_msr_entry { data, ..entry }, bytes);
+            }
+        }
+    }
+
     pub(crate) fn set_msrs(&mut self, msrs: &[kvm_msr_entry]) {
         for (place, entry) in msrs.iter().enumerate() {
             store(

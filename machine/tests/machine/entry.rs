@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use samsara_commitlog::{Gpa, Space, VcpuIndex};
 use samsara_machine::bare::{DEVICE_PAGE, Program, boot, register};
-use samsara_machine::kvm::{Host, RawExit, Restore, Vm};
+use samsara_machine::kvm::{Host, Privilege, RawExit, Restore, Vm};
 use samsara_machine::memory::Image;
 
 use crate::elf::{Elf, START, write};
@@ -73,7 +73,9 @@ fn check_entry(host: &Host, memory: u64, params: &str) {
     for (index, state) in states.iter().enumerate() {
         let dump = DUMP + index as u64 * 4096;
         image.write(Gpa(dump + 72), &end.to_le_bytes()).unwrap();
-        let mut vcpu = vm.vcpu(host, VcpuIndex(index as u8)).unwrap();
+        let mut vcpu = vm
+            .vcpu(host, VcpuIndex(index as u8), Privilege::User)
+            .unwrap();
         vcpu.attach().unwrap();
         vcpu.restore(state, Restore::Whole).unwrap();
         let exit = vcpu.run(Some(Duration::from_secs(5))).unwrap();

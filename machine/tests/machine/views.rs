@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use samsara_commitlog::{ByteRunsBuilder, Gpa, VcpuIndex};
 use samsara_machine::bare::{DEVICE_PAGE, Program, boot, register};
-use samsara_machine::kvm::{RawExit, Restore, Vcpu, Vm};
+use samsara_machine::kvm::{Privilege, RawExit, Restore, Vcpu, Vm};
 use samsara_machine::memory::{Image, PageIndex, Residency, View};
 
 use crate::elf::{Elf, write};
@@ -143,7 +143,7 @@ impl Copier {
         let states = boot(&host, &image, 1, &program, "").unwrap();
         let view = View::new(&image).unwrap();
         let vm = Vm::on_view(&host, &view).unwrap();
-        let mut vcpu = vm.vcpu(&host, VcpuIndex(0)).unwrap();
+        let mut vcpu = vm.vcpu(&host, VcpuIndex(0), Privilege::User).unwrap();
         vcpu.attach().unwrap();
         vcpu.restore(&states[0], Restore::Whole).unwrap();
         Some(Self {
