@@ -12,11 +12,17 @@
 
 use std::time::Duration;
 
+use samsara_commitlog::Boundary;
+
 /// What was run, and lost, counts for about so many chunks.
-const MEMORY: u32 = 8;
+const MEMORY: u32 = 16;
+/// Chunks for which a vCPU that has waited expects others to wait for it.
+const AFTER_WAIT: u32 = 8;
+/// From one part lost to so many kept on, a vCPU takes turns.
+const LOST_PARTS: u32 = 2;
 /// Chunks for which turns are taken, the first time and at most.
-const TURNS_MIN: u32 = 8;
-const TURNS_MAX: u32 = 128;
+const TURNS_MIN: u32 = 32;
+const TURNS_MAX: u32 = 256;
 /// How long a vCPU keeps its turn while it gets on: what a change of turns costs is spread over it.
 const TURN: Duration = Duration::from_millis(2);
 /// A chunk runs at least so many times as long as it takes to commit one, unless an exit ends it.
@@ -34,6 +40,10 @@ pub(super) struct Pacing {
     max: Duration,
     length: Duration,
     idle_chunks: u32,
+    /// Chunks in a row that waited, whatever ended them.
+    waits: u32,
+    /// Chunks that are still kept short because the vCPU has waited lately.
+    after_wait: u32,
     /// The longest that does not write more than a record carries, below `min` if need be.
     cap: Duration,
     /// Chunks in a row in which the vCPU did not move.
@@ -64,15 +74,6 @@ pub(super) enum Company {
     None,
 }
 
-/// What to tell the others after a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
-    /// This vCPU gets on.
-    No,
-    /// It seems to wait for another: others should commit soon.
-    Yes,
-}
-
 impl Pacing {
     pub(super) fn new(min: Duration, max: Duration, exclusive_after: u32) -> Self {
         Self {
@@ -80,6 +81,8 @@ impl Pacing {
             max,
             length: (min * 4).min(max),
             idle_chunks: 0,
+            waits: 0,
+            after_wait: 0,
             cap: max,
             stuck_chunks: 0,
             squashes: 0,
@@ -107,12 +110,26 @@ impl Pacing {
         if self.idle_chunks > 0 {
             return (self.min * (1 << self.idle_chunks.min(8))).min(self.max);
         }
-        let worthwhile = (self.cost * RUN_PER_COST).min(self.max);
-        let length = self.length.max(worthwhile);
+        if self.after_wait > 0 {
+            return self.worthwhile();
+        }
+        let length = self.length.max(self.worthwhile());
         if self.turns_left > 0 {
             return length.max(TURN_LENGTH_MIN).min(self.max);
         }
         length
+    }
+
+    /// The shortest chunk that is worth what its commit costs.
+    fn worthwhile(&self) -> Duration {
+        (self.cost * RUN_PER_COST).clamp(self.min, self.max)
+    }
+
+    /// How long others may run before a vCPU that waits asks them to commit: longer the longer it
+    /// has waited, for then they are computing.
+    pub(super) fn patience(&self) -> Duration {
+        let longer = self.worthwhile() * (1 << self.waits.clamp(1, 9)) / 2;
+        longer.min(self.max)
     }
 
     /// A chunk took this long to commit, after it had run.
@@ -120,9 +137,10 @@ impl Pacing {
         self.cost = (self.cost * 7 + cost) / 8;
     }
 
-    /// Whether the vCPU keeps its turn for its next chunk: it gets on, and has not had it for long.
+    /// Whether the vCPU keeps its turn for its next chunk: it gets on, has not had it for long, and a
+    /// chunk that only finds out that it must wait costs little.
     pub(super) fn keeps_turn(&self) -> bool {
-        self.turn > Duration::ZERO && self.turn < TURN
+        self.turn > Duration::ZERO && self.turn < TURN && self.cost < TURN / 20
     }
 
     /// Beside whom the next chunk runs.
@@ -142,46 +160,47 @@ impl Pacing {
         self.squashes += 1;
         self.length = (self.length / 2).max(self.min);
         self.remember(Duration::ZERO, lost);
-        if self.turns_left == 0 && self.squashes > 1 && self.lost > self.useful {
+        if self.turns_left == 0 && self.lost * LOST_PARTS > self.useful {
             self.turns_left = self.turns;
             self.turns = (self.turns * 2).min(TURNS_MAX);
         }
     }
 
-    /// A chunk that `ran` so long committed; `cut_by_timer` if nothing else ended it.
-    pub(super) fn committed(
-        &mut self,
-        ran: Duration,
-        cut_by_timer: bool,
-        changed_memory: bool,
-    ) -> Waiting {
-        let had_turn = if self.keeps_turn() {
-            self.turn
-        } else {
-            Duration::ZERO
-        };
-        self.turn = if changed_memory {
-            had_turn + ran
-        } else {
-            Duration::ZERO
-        };
+    /// A chunk that `ran` so long committed. `has_waited` if it seems to have waited for another vCPU.
+    pub(super) fn committed(&mut self, ran: Duration, boundary: Boundary, has_waited: bool) {
         self.squashes = 0;
         self.cap = (self.cap * 5 / 4).min(self.max);
-        if changed_memory || !cut_by_timer {
-            self.idle_chunks = 0;
+        if has_waited {
+            self.waited(boundary);
         } else {
-            self.idle_chunks += 1;
+            self.got_on(ran, boundary);
         }
-        if cut_by_timer && changed_memory {
-            self.length = (self.length * 3 / 2).min(self.max);
-        }
-        let useful = if changed_memory { ran } else { Duration::ZERO };
-        self.remember(useful, Duration::ZERO);
         self.count_turn();
-        if self.idle_chunks > 0 {
-            Waiting::Yes
-        } else {
-            Waiting::No
+    }
+
+    fn waited(&mut self, boundary: Boundary) {
+        self.turn = Duration::ZERO;
+        self.after_wait = AFTER_WAIT;
+        self.waits += 1;
+        self.remember(Duration::ZERO, Duration::ZERO);
+        self.idle_chunks = match boundary {
+            Boundary::Timer => self.idle_chunks + 1,
+            _ => 0,
+        };
+    }
+
+    fn got_on(&mut self, ran: Duration, boundary: Boundary) {
+        let had_turn = match self.keeps_turn() {
+            true => self.turn,
+            false => Duration::ZERO,
+        };
+        self.turn = had_turn + ran;
+        self.after_wait = self.after_wait.saturating_sub(1);
+        self.remember(ran, Duration::ZERO);
+        self.idle_chunks = 0;
+        self.waits = 0;
+        if boundary == Boundary::Timer {
+            self.length = (self.length * 3 / 2).min(self.max);
         }
     }
 
@@ -210,9 +229,9 @@ impl Pacing {
             self.turns_left -= 1;
             if self.turns_left == 0 {
                 // What was lost before says nothing of now.
-                self.lost = self.useful / 2;
+                self.lost = self.useful / (2 * LOST_PARTS);
             }
-        } else if self.lost < self.useful / 8 {
+        } else if self.lost * LOST_PARTS * 2 < self.useful {
             self.turns = TURNS_MIN;
         }
     }
@@ -229,7 +248,7 @@ mod tests {
     fn length_adapts_within_its_bounds() {
         let mut pacing = Pacing::new(MIN, MAX, 4);
         for _ in 0..40 {
-            assert_eq!(pacing.committed(MIN, true, true), Waiting::No);
+            pacing.committed(MIN, Boundary::Timer, false);
         }
         assert_eq!(pacing.limit(), MAX);
         for _ in 0..40 {
@@ -237,11 +256,11 @@ mod tests {
         }
         assert_eq!(pacing.limit(), TURN_LENGTH_MIN);
         assert_eq!(pacing.company(), Company::None);
-        assert_eq!(pacing.committed(MIN, true, false), Waiting::Yes);
+        pacing.committed(MIN, Boundary::Timer, true);
         assert_ne!(pacing.company(), Company::None);
         assert!(pacing.limit() <= MIN * 2);
         for _ in 0..40 {
-            pacing.committed(MIN, true, false);
+            pacing.committed(MIN, Boundary::Timer, true);
         }
         assert_eq!(pacing.limit(), MAX);
     }
@@ -255,7 +274,7 @@ mod tests {
         }
         assert!(pacing.limit() < Duration::from_millis(1));
         for _ in 0..40 {
-            pacing.committed(MIN, true, true);
+            pacing.committed(MIN, Boundary::Timer, false);
         }
         assert_eq!(pacing.limit(), second);
     }
@@ -265,11 +284,11 @@ mod tests {
         let tiny = Duration::from_micros(10);
         let mut pacing = Pacing::new(tiny, tiny, 4);
         for _ in 0..12 {
-            pacing.committed(MIN, true, false);
+            pacing.committed(MIN, Boundary::Timer, true);
             pacing.moved(false);
         }
         assert_eq!(pacing.limit(), STUCK_LENGTH_MAX);
-        pacing.committed(MIN, true, true);
+        pacing.committed(MIN, Boundary::Timer, false);
         pacing.moved(true);
         assert_eq!(pacing.limit(), tiny);
     }
@@ -282,14 +301,16 @@ mod tests {
             if pacing.company() == Company::Turns {
                 return;
             }
-            pacing.committed(MIN, true, true);
+            pacing.committed(MIN, Boundary::Timer, false);
         }
         panic!("never took turns");
     }
 
     fn turns(pacing: &mut Pacing) -> usize {
-        let one =
-            || (pacing.company() == Company::Turns).then(|| pacing.committed(MIN, true, true));
+        let one = || {
+            (pacing.company() == Company::Turns)
+                .then(|| pacing.committed(MIN, Boundary::Timer, false))
+        };
         std::iter::from_fn(one).count()
     }
 
@@ -303,17 +324,17 @@ mod tests {
         }
         assert_eq!(taken, [8, 16, 32, 64, 128, 128]);
         for _ in 0..100 {
-            pacing.committed(MIN, true, true);
+            pacing.committed(MIN, Boundary::Timer, false);
         }
         conflict(&mut pacing);
         assert_eq!(turns(&mut pacing), 8, "forgotten after a quiet time");
     }
 
     #[test]
-    fn who_loses_less_than_half_runs_beside_the_others() {
+    fn who_loses_little_runs_beside_the_others() {
         let mut pacing = Pacing::new(MIN, MAX, 100);
         for _ in 0..1000 {
-            pacing.committed(MIN * 3, true, true);
+            pacing.committed(MIN * 6, Boundary::Timer, false);
             pacing.squashed(MIN);
             assert_eq!(pacing.company(), Company::All);
         }
@@ -324,15 +345,15 @@ mod tests {
         let mut pacing = Pacing::new(MIN, MAX, 4);
         let mut chunks = 0;
         while {
-            pacing.committed(MIN, false, true);
+            pacing.committed(MIN, Boundary::Exit, false);
             pacing.keeps_turn()
         } {
             chunks += 1;
         }
         assert_eq!(chunks, 9, "of 200 us, in a turn of 2 ms");
-        pacing.committed(MIN, false, true);
+        pacing.committed(MIN, Boundary::Exit, false);
         assert!(pacing.keeps_turn());
-        pacing.committed(MIN, false, false);
+        pacing.committed(MIN, Boundary::Exit, true);
         assert!(!pacing.keeps_turn());
     }
 
@@ -341,7 +362,7 @@ mod tests {
         let mut pacing = Pacing::new(MIN, MAX, 4);
         for _ in 0..50 {
             pacing.squashed(MIN);
-            pacing.committed(MIN, true, true);
+            pacing.committed(MIN, Boundary::Timer, false);
             pacing.cost(MIN);
         }
         assert!(pacing.limit() > MIN * 5);

@@ -1,19 +1,22 @@
 //! Taking turns: vCPUs whose chunks keep conflicting run one after the other, in the order in which
 //! they come, while the others run beside them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-#[derive(Debug, Default)]
-struct Tickets {
-    next: u64,
-    served: u64,
-}
+/// How long a vCPU looks for its turn before it sleeps: being woken takes about as long as a short
+/// chunk.
+const SPIN: Duration = Duration::from_micros(100);
 
 /// Whose turn it is among those that conflict. First come, first served: a vCPU that waits for a
 /// store of another must not take every turn itself.
 #[derive(Debug, Default)]
 pub(super) struct Rotation {
-    tickets: Mutex<Tickets>,
+    next: AtomicU64,
+    served: AtomicU64,
+    /// How many sleep.
+    sleepers: Mutex<usize>,
     changed: Condvar,
 }
 
@@ -24,25 +27,45 @@ pub(super) struct Turn<'a>(&'a Rotation);
 impl Rotation {
     /// Waits for a turn.
     pub(super) fn enter(&self) -> Turn<'_> {
-        let mut tickets = self.lock();
-        let ticket = tickets.next;
-        tickets.next += 1;
-        while tickets.served != ticket {
-            let waited = self.changed.wait(tickets);
-            tickets = waited.unwrap_or_else(PoisonError::into_inner);
+        let ticket = self.next.fetch_add(1, Ordering::SeqCst);
+        let since = Instant::now();
+        while !self.is_served(ticket) {
+            if since.elapsed() >= SPIN {
+                self.sleep_until_served(ticket);
+                break;
+            }
+            std::hint::spin_loop();
         }
         Turn(self)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tickets> {
-        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_served(&self, ticket: u64) -> bool {
+        self.served.load(Ordering::SeqCst) == ticket
+    }
+
+    fn sleep_until_served(&self, ticket: u64) {
+        let mut sleepers = self.lock();
+        *sleepers += 1;
+        while !self.is_served(ticket) {
+            let waited = self.changed.wait(sleepers);
+            sleepers = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        *sleepers -= 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.lock().served += 1;
-        self.0.changed.notify_all();
+        // Under the lock, so that nobody falls asleep between its last look and this.
+        let sleepers = self.0.lock();
+        self.0.served.fetch_add(1, Ordering::SeqCst);
+        if *sleepers > 0 {
+            self.0.changed.notify_all();
+        }
     }
 }
 

@@ -10,22 +10,57 @@ pub(crate) struct Summary {
     vcpus: u32,
     rounds: u32,
     workloads: Vec<Measured>,
-    recorded_ratio_geometric_mean: f64,
-    protected_ratio_geometric_mean: Option<f64>,
+    recorded: Means,
+    protected: Option<Means>,
+}
+
+/// Geometric means of the rows' median ratios.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Means {
+    /// Every program counts once: its ratio is the mean of its rows'.
+    programs: f64,
+    /// Every row counts once.
+    rows: f64,
+}
+
+impl Means {
+    /// Of programs' names and ratios; rows of a program are neighbours.
+    fn of(rows: &[(&str, f64)]) -> Option<Self> {
+        let mean_of = |rows: &[(&str, f64)]| geometric_mean(rows.iter().map(|row| row.1));
+        let programs = rows.chunk_by(|a, b| a.0 == b.0).filter_map(mean_of);
+        Some(Self {
+            programs: geometric_mean(programs)?,
+            rows: mean_of(rows)?,
+        })
+    }
+}
+
+impl std::fmt::Display for Means {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.2} over the programs, {:.2} over the rows",
+            self.programs, self.rows
+        )
+    }
 }
 
 impl Summary {
     pub(crate) fn of(vcpus: u32, rounds: u32, workloads: Vec<Measured>) -> Self {
-        let recorded = workloads.iter().map(|one| one.recorded_ratio.median);
-        let recorded = geometric_mean(recorded).unwrap_or_default();
-        let protected = workloads.iter().filter_map(|one| one.protected_ratio);
-        let protected = geometric_mean(protected.map(|ratio| ratio.median));
+        let ratios = |of: fn(&Measured) -> Option<Spread>| {
+            let ratio = |one: &Measured| Some((one.program, of(one)?.median));
+            Means::of(&workloads.iter().filter_map(ratio).collect::<Vec<_>>())
+        };
+        let nothing = Means {
+            programs: 0.0,
+            rows: 0.0,
+        };
         Self {
             vcpus,
             rounds,
+            recorded: ratios(|one| Some(one.recorded_ratio)).unwrap_or(nothing),
+            protected: ratios(|one| one.protected_ratio),
             workloads,
-            recorded_ratio_geometric_mean: recorded,
-            protected_ratio_geometric_mean: protected,
         }
     }
 }
@@ -68,10 +103,12 @@ pub(crate) fn row(one: &Measured) -> String {
 }
 
 pub(crate) fn foot(summary: &Summary) -> String {
-    let recorded = format!("{:.2}", summary.recorded_ratio_geometric_mean);
-    let protected = summary.protected_ratio_geometric_mean;
-    let protected = protected.map_or(String::new(), |mean| format!("; protected {mean:.2}"));
-    format!("geometric mean of the medians: recorded {recorded}{protected}")
+    let protected = summary.protected;
+    let protected = protected.map_or(String::new(), |means| format!("; protected {means}"));
+    format!(
+        "geometric means of the medians: recorded {}{protected}",
+        summary.recorded
+    )
 }
 
 fn shown(ratio: Spread) -> String {
@@ -87,5 +124,13 @@ mod tests {
         let mean = geometric_mean([1.0, 4.0].into_iter()).unwrap();
         assert!((mean - 2.0).abs() < 1e-12, "{mean}");
         assert_eq!(geometric_mean(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn a_program_counts_once_however_many_rows_it_has() {
+        let means = Means::of(&[("a", 2.0), ("a", 8.0), ("b", 1.0)]).unwrap();
+        assert!((means.programs - 2.0).abs() < 1e-12, "{means}");
+        assert!((means.rows - 16_f64.cbrt()).abs() < 1e-12, "{means}");
+        assert_eq!(Means::of(&[]), None);
     }
 }
