@@ -161,8 +161,9 @@ fn prometheus_sees_a_failover() {
         return;
     };
     let site = Site::new().expect("site");
+    // One vCPU: Prometheus gets a processor of its own.
     let guest = Guest::new(&site, "outputs", "n=900000 delay=100000").expect("guest");
-    let mut pair = Pair::start(&site, &guest, &[]).expect("pair");
+    let mut pair = Pair::start(&site, &guest.vcpus(1), &[]).expect("pair");
     let (alpha, beta) = (pair.primary.seat().clone(), pair.backup.seat().clone());
     let Some(prometheus) = Prometheus::start(&site, &[&alpha, &beta]) else {
         return;
@@ -340,7 +341,7 @@ fn a_service_manager_hears_a_guest_that_ends() {
         return;
     };
     let site = Site::new().expect("site");
-    let settings = Guest::new(&site, "outputs", "n=200 delay=2000000")
+    let settings = Guest::new(&site, "outputs", "n=200 delay=400000")
         .expect("guest")
         .settings();
     let mut daemon = Notified::start(&site, "standalone", &settings, &site.path("notify"));
