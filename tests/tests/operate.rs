@@ -161,9 +161,8 @@ fn prometheus_sees_a_failover() {
         return;
     };
     let site = Site::new().expect("site");
-    // One vCPU: Prometheus gets a processor of its own.
     let guest = Guest::new(&site, "outputs", "n=900000 delay=100000").expect("guest");
-    let mut pair = Pair::start(&site, &guest.vcpus(1), &[]).expect("pair");
+    let mut pair = Pair::start(&site, &guest, &[]).expect("pair");
     let (alpha, beta) = (pair.primary.seat().clone(), pair.backup.seat().clone());
     let Some(prometheus) = Prometheus::start(&site, &[&alpha, &beta]) else {
         return;

@@ -11,10 +11,13 @@ const TRIES: usize = 8;
 /// How long a forbidden outcome is looked for. It needs both vCPUs to run at once, which is rare on a busy machine.
 const SEARCH: Duration = Duration::from_secs(30);
 
+/// The longest that a guest with a mistake is waited for.
+const IMPATIENCE: Duration = Duration::from_secs(4);
+
 /// A guest whose locks no longer work may also never end. It is not waited for much longer than it takes without the
-/// mistake, which is longer on a busy machine.
+/// mistake.
 fn impatience(sound: Duration) -> Duration {
-    Duration::from_millis(300) + 3 * sound
+    (Duration::from_millis(300) + 3 * sound).min(IMPATIENCE)
 }
 
 fn litmus() -> Guest {
