@@ -16,6 +16,7 @@ mod script;
 mod world;
 
 use crate::decider::Fault;
+use samsara_testing::number_from_env;
 use script::Random;
 use world::{Setup, Tally, World};
 
@@ -51,15 +52,8 @@ fn run(setup: Setup) -> Result<Tally, String> {
 
 #[test]
 fn any_trouble_leaves_one_history() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().unwrap())
-    };
-    let (one, count) = (
-        number(SEED_VARIABLE),
-        number(SEEDS_VARIABLE).unwrap_or(SEEDS),
-    );
+    let one = number_from_env(SEED_VARIABLE);
+    let count = number_from_env(SEEDS_VARIABLE).unwrap_or(SEEDS);
     let seeds = one.map_or(0..count, |seed| seed..seed + 1);
     let (mut failovers, mut survived, mut ended, mut outputs, mut late) = (0, 0, 0, 0, 0);
     for seed in seeds {

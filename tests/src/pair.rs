@@ -10,6 +10,12 @@ use crate::{HarnessError, Host, Seat, Site};
 /// How long a pair may take to be protected: much longer than it does on a busy machine.
 const PROTECTED_BOUND: Duration = Duration::from_secs(30);
 
+/// What the guest `outputs` says: so many numbered lines.
+pub fn numbered_lines(count: u32) -> Vec<u8> {
+    let line = |number| format!("line {number:06}\n").into_bytes();
+    (0..count).flat_map(line).collect()
+}
+
 /// What runs in the VM.
 #[derive(Clone, Debug)]
 pub struct Guest {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use samsara_testing::number_from_env;
+
 /// `SplitMix64`: small, and the same for ever, so that a seed written down stays good.
 #[derive(Clone, Debug)]
 pub struct Seeded {
@@ -39,18 +41,6 @@ impl Seeded {
             piece.copy_from_slice(&self.bits().to_le_bytes()[..piece.len()]);
         }
     }
-}
-
-/// The number in an environment variable, if it is set.
-///
-/// # Panics
-///
-/// If it is set to something else: a run with another number than meant would mislead.
-pub fn number_from_env(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    let number = text.parse().ok();
-    assert!(number.is_some(), "{name} takes a number, not {text:?}");
-    number
 }
 
 /// The seed of this run: `SAMSARA_SEED`, or another one each time.

@@ -7,20 +7,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use samsara_config::Role;
-use samsara_tests::{Guest, Host, Joint, Pair, Site, kvm_or_skip, wait, wait_file};
+use samsara_tests::{Guest, Host, Joint, Pair, Site, kvm_or_skip, numbered_lines, wait, wait_file};
 use samsarad::exit::ExitCode;
 use samsarad::status::GateMode;
 
 const BOUND: Duration = Duration::from_mins(1);
 /// How long nothing may leave while outputs are held: many times what a line takes.
-const QUIET: Duration = Duration::from_millis(700);
-
-/// So many numbered lines.
-fn lines(count: u32) -> Vec<u8> {
-    (0..count)
-        .flat_map(|line| format!("line {line:06}\n").into_bytes())
-        .collect()
-}
+const QUIET: Duration = Duration::from_millis(300);
 
 fn outputs(site: &Site, count: u32) -> Guest {
     Guest::new(site, "outputs", &format!("n={count} run=20 delay=20000")).unwrap()
@@ -57,14 +50,14 @@ fn a_primary_carries_on_without_its_backup() {
         (Role::Primary, 2, false)
     );
     assert_eq!(pair.primary.wait_code(BOUND).unwrap(), 0);
-    assert_whole(&lines(COUNT), &[&pair.primary.output().bytes()]);
+    assert_whole(&numbered_lines(COUNT), &[&pair.primary.output().bytes()]);
     assert_eq!(pair.backup.output().count(), 0, "a backup released output");
 }
 
 /// With the arbiter gone as well, outputs stay, the guest runs on, status says why; then all of them leave.
 #[test]
 fn outputs_stay_until_the_arbiter_is_back() {
-    const COUNT: u32 = 8000;
+    const COUNT: u32 = 3000;
     let Some(_machine) = kvm_or_skip("outputs_stay_until_the_arbiter_is_back") else {
         return;
     };
@@ -87,7 +80,7 @@ fn outputs_stay_until_the_arbiter_is_back() {
     let held = held.unwrap();
     let released = fs::read(&console).unwrap().len();
     assert!(
-        released < lines(COUNT).len(),
+        released < numbered_lines(COUNT).len(),
         "the guest was done before its backup was lost"
     );
     assert!(
@@ -122,13 +115,13 @@ fn outputs_stay_until_the_arbiter_is_back() {
     );
     fs::rename(&away, site.arbiter()).unwrap();
     assert_eq!(pair.primary.wait_code(BOUND).unwrap(), 0);
-    assert_whole(&lines(COUNT), &[&fs::read(&console).unwrap()]);
+    assert_whole(&numbered_lines(COUNT), &[&fs::read(&console).unwrap()]);
 }
 
 /// A primary that stood still while its backup took over finds that out, and releases nothing more.
 #[test]
 fn a_primary_that_slept_stops() {
-    const COUNT: u32 = 4000;
+    const COUNT: u32 = 2500;
     let Some(_machine) = kvm_or_skip("a_primary_that_slept_stops") else {
         return;
     };
@@ -157,13 +150,16 @@ fn a_primary_that_slept_stops() {
     let first = pair.primary.output().bytes();
     // What was on its way when it was stopped may still be read; what the survivor says stands either way.
     assert!(first.len() >= released);
-    assert_whole(&lines(COUNT), &[&first, &pair.backup.output().bytes()]);
+    assert_whole(
+        &numbered_lines(COUNT),
+        &[&first, &pair.backup.output().bytes()],
+    );
 }
 
 /// The host that was killed comes back as backup; then the survivor is killed too.
 #[test]
 fn a_survivor_is_protected_again_and_killed_too() {
-    const COUNT: u32 = 12_000;
+    const COUNT: u32 = 5000;
     let Some(_machine) = kvm_or_skip("a_survivor_is_protected_again_and_killed_too") else {
         return;
     };
@@ -189,11 +185,14 @@ fn a_survivor_is_protected_again_and_killed_too() {
     pair.backup.kill().unwrap();
     let second = pair.backup.output().bytes();
     assert!(
-        first.len() + second.len() < lines(COUNT).len(),
+        first.len() + second.len() < numbered_lines(COUNT).len(),
         "the guest was done before the second kill"
     );
     assert_eq!(again.wait_code(BOUND).unwrap(), 0);
-    assert_whole(&lines(COUNT), &[&first, &second, &again.output().bytes()]);
+    assert_whole(
+        &numbered_lines(COUNT),
+        &[&first, &second, &again.output().bytes()],
+    );
     let report = again.report().unwrap();
     assert_eq!(
         (report.term, report.failovers, report.divergences),

@@ -1,7 +1,8 @@
 //! The primary is killed at seeded random moments, in every phase of a run. Each time the survivor must finish with the
 //! right answer, and what both released must be the whole output, repeated at most where one host took over.
 //!
-//! `SAMSARA_KILLS=n` kills n times in all instead of 20; `SAMSARA_SEED=s` repeats a run.
+//! Once in each phase, or four times with `SAMSARA_TESTS=full`; `SAMSARA_KILLS=n` kills n times in all. `SAMSARA_SEED=s`
+//! repeats a run.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends at the first error")]
@@ -9,10 +10,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use samsara_tests::seed::{Seeded, number_from_env, run_seed};
-use samsara_tests::{Guest, Host, Joint, Pair, Site, kvm_or_skip, tree};
+use samsara_testing::{by_effort, number_from_env};
+use samsara_tests::seed::{Seeded, run_seed};
+use samsara_tests::{Guest, Host, Joint, Pair, Site, kvm_or_skip, numbered_lines, tree};
 
-const KILLS: u64 = 20;
 /// Phases in which the primary is killed; a test for each.
 const PHASES: u64 = 5;
 /// Everything here takes a second or two on a machine that is not busy.
@@ -52,11 +53,10 @@ impl Case {
     fn outputs(seed: u64) -> Self {
         let site = Site::new().unwrap();
         let guest = Guest::new(&site, "outputs", &format!("n={LINES} run=40 delay=2000")).unwrap();
-        let expected = (0..LINES).flat_map(|line| format!("line {line:06}\n").into_bytes());
         Self {
             site,
             guest,
-            expected: expected.collect(),
+            expected: numbered_lines(LINES),
             seeded: Seeded::new(seed),
         }
     }
@@ -94,7 +94,7 @@ fn kills(phase: u64, test: &str, kill: impl Fn(u64)) {
     let Some(_machine) = kvm_or_skip(test) else {
         return;
     };
-    let all = number_from_env("SAMSARA_KILLS").unwrap_or(KILLS);
+    let all = number_from_env("SAMSARA_KILLS").unwrap_or_else(|| by_effort(1, 4) * PHASES);
     // The first phases take what does not divide evenly.
     let count = all / PHASES + u64::from(phase < all % PHASES);
     let seed = run_seed();

@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use samsara_config::Role;
-use samsara_tests::{Guest, Joint, Pair, Site, Status, kvm_or_skip};
+use samsara_tests::{Guest, Joint, Pair, Site, Status, kvm_or_skip, numbered_lines};
 
 const BOUND: Duration = Duration::from_mins(1);
-const QUIET: Duration = Duration::from_millis(700);
-const COUNT: u32 = 3000;
+const QUIET: Duration = Duration::from_millis(300);
+const COUNT: u32 = 2000;
 
 #[test]
 fn a_backup_goes_live_by_the_operators_word() {
@@ -50,9 +50,7 @@ fn a_backup_goes_live_by_the_operators_word() {
     let said = site.ctl(&promote).unwrap();
     assert!(said.contains("promoted"), "{said}");
     assert_eq!(pair.backup.wait_code(BOUND).unwrap(), 0);
-    let expected: Vec<u8> = (0..COUNT)
-        .flat_map(|line| format!("line {line:06}\n").into_bytes())
-        .collect();
+    let expected = numbered_lines(COUNT);
     let (first, second) = (pair.primary.output().bytes(), pair.backup.output().bytes());
     if let Joint::Broken { why } = Joint::of(&expected, &[&first, &second]) {
         panic!("{why}");

@@ -340,7 +340,7 @@ fn a_service_manager_hears_a_guest_that_ends() {
         return;
     };
     let site = Site::new().expect("site");
-    let settings = Guest::new(&site, "outputs", "n=200 delay=2000000")
+    let settings = Guest::new(&site, "outputs", "n=200 delay=400000")
         .expect("guest")
         .settings();
     let mut daemon = Notified::start(&site, "standalone", &settings, &site.path("notify"));

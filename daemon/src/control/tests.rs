@@ -12,6 +12,8 @@ async fn answer(request: Request) -> Response {
     match request {
         Request::Status => {
             let mut status = Status::new(&Config::default(), Role::Backup, "beta");
+            // Not the moment of the question: two answers are compared.
+            status.since_unix_ms = 0;
             status.lag.verified.seconds = 0.1;
             Response::Status(Box::new(status))
         }

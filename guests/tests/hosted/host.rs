@@ -6,11 +6,15 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock};
 
 const RUNTIME: &[&str] = &["console", "memory", "params", "sha256", "start", "sync"];
 
 pub(crate) const MIB: u64 = 1 << 20;
+
+/// Programs whose vCPUs wait for each other have the processors to themselves: beside others they mostly wait. What is
+/// compiled or has one vCPU shares them.
+static PROCESSORS: RwLock<()> = RwLock::new(());
 
 /// What a run came to.
 #[derive(Debug)]
@@ -78,6 +82,15 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn outcome(self) -> Outcome {
+        if self.vcpus > 1 {
+            let _alone = PROCESSORS.write().unwrap_or_else(PoisonError::into_inner);
+            return self.ended();
+        }
+        let _shared = PROCESSORS.read().unwrap_or_else(PoisonError::into_inner);
+        self.ended()
+    }
+
+    fn ended(self) -> Outcome {
         let mut child = Command::new(&self.executable)
             .args([self.vcpus.to_string(), self.memory.to_string()])
             .arg(self.params)
@@ -153,6 +166,7 @@ fn compiler() -> Command {
 }
 
 fn run(command: &mut Command) {
+    let _shared = PROCESSORS.read().unwrap_or_else(PoisonError::into_inner);
     let output = command.output().expect("run the C compiler");
     let messages = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {messages}");

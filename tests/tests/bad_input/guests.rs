@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use samsara_tests::{Guest, Pair, Site, kvm_or_skip};
+use samsara_tests::{Guest, Pair, Site, kvm_or_skip, kvm_shared_or_skip};
 use samsarad::exit::ExitCode::GuestFault;
 
 use crate::ran::{Ran, samsarad, sets};
@@ -20,7 +20,7 @@ fn run(site: &Site, program: &str, params: &str, mode: &str) -> Ran {
 
 #[test]
 fn exceptions() {
-    let Some(_machine) = kvm_or_skip("guest exceptions") else {
+    let Some(_machine) = kvm_shared_or_skip("guest exceptions") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -61,7 +61,7 @@ fn exceptions() {
 
 #[test]
 fn device_accesses() {
-    let Some(_machine) = kvm_or_skip("bad device accesses") else {
+    let Some(_machine) = kvm_shared_or_skip("bad device accesses") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -86,7 +86,7 @@ fn device_accesses() {
 
 #[test]
 fn dma_descriptors() {
-    let Some(_machine) = kvm_or_skip("bad descriptors") else {
+    let Some(_machine) = kvm_shared_or_skip("bad descriptors") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -140,7 +140,7 @@ fn an_exception_of_a_protected_guest() {
 /// Parameters are the guest's own matter: it says what is wrong, and exits with its own status.
 #[test]
 fn parameters_that_the_guest_does_not_take() {
-    let Some(_machine) = kvm_or_skip("bad parameters") else {
+    let Some(_machine) = kvm_shared_or_skip("bad parameters") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -158,7 +158,7 @@ fn parameters_that_the_guest_does_not_take() {
 /// An input that shrinks or ends early is an input that ends there.
 #[test]
 fn an_input_that_is_empty_or_no_file() {
-    let Some(_machine) = kvm_or_skip("odd inputs") else {
+    let Some(_machine) = kvm_shared_or_skip("odd inputs") else {
         return;
     };
     let site = Site::new().expect("site");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use samsara_commitlog::{LogError, Tail, verify};
-use samsara_tests::{Guest, Site, kvm_or_skip};
+use samsara_tests::{Guest, Site, kvm_shared_or_skip};
 
 use crate::ran::{samsarad, sets};
 
@@ -42,7 +42,7 @@ fn look(path: &Path, bytes: &[u8]) -> Result<samsara_commitlog::LogSummary, Stri
 
 #[test]
 fn cut_anywhere_it_is_whole_up_to_there() {
-    let Some(_machine) = kvm_or_skip("cut logs") else {
+    let Some(_machine) = kvm_shared_or_skip("cut logs") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -72,7 +72,7 @@ fn cut_anywhere_it_is_whole_up_to_there() {
 
 #[test]
 fn a_flipped_bit_anywhere_is_noticed() {
-    let Some(_machine) = kvm_or_skip("damaged logs") else {
+    let Some(_machine) = kvm_shared_or_skip("damaged logs") else {
         return;
     };
     let site = Site::new().expect("site");

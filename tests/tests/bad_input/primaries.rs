@@ -112,7 +112,7 @@ fn the_old_primary_comes_back_as_primary() {
         return;
     };
     let site = Site::new().expect("site");
-    let guest = Guest::new(&site, "outputs", "n=400 delay=300000").expect("guest");
+    let guest = Guest::new(&site, "outputs", "n=400 delay=100000").expect("guest");
     let mut pair = Pair::start(&site, &guest, &[]).expect("pair");
     let some = |output: &[u8]| (output.len() > 200).then_some(());
     pair.primary

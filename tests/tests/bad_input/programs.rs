@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use samsara_tests::kvm_or_skip;
+use samsara_tests::kvm_shared_or_skip;
 use samsarad::exit::ExitCode::Input;
 
 use crate::ran::{Ran, samsarad};
@@ -87,7 +87,7 @@ fn programs_for_other_machines() {
 
 #[test]
 fn programs_outside_of_memory() {
-    let Some(_machine) = kvm_or_skip("programs outside of memory") else {
+    let Some(_machine) = kvm_shared_or_skip("programs outside of memory") else {
         return;
     };
     let dir = tempfile::tempdir().expect("directory");
@@ -123,7 +123,7 @@ fn programs_outside_of_memory() {
 /// Whatever byte of the headers is wrong, and wherever the file ends: refused, or run by a machine that stops it.
 #[test]
 fn damaged_headers() {
-    let Some(_machine) = kvm_or_skip("damaged programs") else {
+    let Some(_machine) = kvm_shared_or_skip("damaged programs") else {
         return;
     };
     let dir = tempfile::tempdir().expect("directory");

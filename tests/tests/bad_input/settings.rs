@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use samsara_tests::{Guest, Host, Site, kvm_or_skip};
+use samsara_tests::{Guest, Host, Site, kvm_shared_or_skip};
 use samsarad::exit::ExitCode::{Certificate, Config, Input, LogFile, Network, Output, Usage};
 
 use crate::ran::{BOUND, samsarad, sets};
@@ -183,7 +183,7 @@ fn a_start_that_fails_leaves_the_console_of_the_run_before() {
 
 #[test]
 fn ports_and_sockets_in_use() {
-    let Some(_machine) = kvm_or_skip("ports in use") else {
+    let Some(_machine) = kvm_shared_or_skip("ports in use") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -236,7 +236,7 @@ type Unreadable = (&'static str, Option<&'static [u8]>, &'static str);
 
 #[test]
 fn certificates_that_cannot_be_read() {
-    let Some(_machine) = kvm_or_skip("unreadable certificates") else {
+    let Some(_machine) = kvm_shared_or_skip("unreadable certificates") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -285,7 +285,7 @@ fn certificates_that_cannot_be_read() {
 /// It may be mounted later, so it is waited for; the log says which and what to do.
 #[test]
 fn an_arbiter_that_is_not_there() {
-    let Some(_machine) = kvm_or_skip("missing arbiter") else {
+    let Some(_machine) = kvm_shared_or_skip("missing arbiter") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -312,7 +312,7 @@ fn an_arbiter_that_is_not_there() {
 
 #[test]
 fn an_arbiter_that_is_someone_elses_or_damaged() {
-    let Some(_machine) = kvm_or_skip("damaged arbiter") else {
+    let Some(_machine) = kvm_shared_or_skip("damaged arbiter") else {
         return;
     };
     let site = Site::new().expect("site");

@@ -17,7 +17,7 @@ use samsara_replication::transport::{
     Dialer, LinkConfig, Listener, ListenerEvent, TlsFiles, TlsIdentity,
 };
 use samsara_replication::{CommitQueue, QueueLimits};
-use samsara_tests::{Guest, Host, Pair, Seat, Site, kvm_or_skip};
+use samsara_tests::{Guest, Host, Pair, Seat, Site, kvm_or_skip, kvm_shared_or_skip};
 use samsarad::exit::ExitCode::{Certificate, Config, Input, Internal, Network};
 
 use crate::logs::recorded;
@@ -100,7 +100,7 @@ fn certificate(of: &Seat, ca: &Path) -> Vec<String> {
 
 #[test]
 fn another_ca() {
-    let Some(_machine) = kvm_or_skip("another CA") else {
+    let Some(_machine) = kvm_shared_or_skip("another CA") else {
         return;
     };
     let mut hosts = Waiting::new();
@@ -125,7 +125,7 @@ fn another_ca() {
 
 #[test]
 fn other_names() {
-    let Some(_machine) = kvm_or_skip("other names") else {
+    let Some(_machine) = kvm_shared_or_skip("other names") else {
         return;
     };
     let mut hosts = Waiting::new();
@@ -157,7 +157,7 @@ fn other_names() {
 
 #[test]
 fn another_vm() {
-    let Some(_machine) = kvm_or_skip("another VM") else {
+    let Some(_machine) = kvm_shared_or_skip("another VM") else {
         return;
     };
     let mut hosts = Waiting::new();
@@ -203,7 +203,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn a_backup_of_another_version() {
-    let Some(_machine) = kvm_or_skip("another version") else {
+    let Some(_machine) = kvm_shared_or_skip("another version") else {
         return;
     };
     let mut hosts = Waiting::new();
@@ -282,7 +282,7 @@ fn backup_settings(site: &Site, seats: [&Seat; 2]) -> Vec<String> {
 
 #[test]
 fn a_primary_of_another_version() {
-    let Some(_machine) = kvm_or_skip("another version") else {
+    let Some(_machine) = kvm_shared_or_skip("another version") else {
         return;
     };
     assert_eq!(PROTOCOL_VERSIONS.max, 1);
@@ -300,7 +300,7 @@ fn a_primary_of_another_version() {
 /// A commit stream with a flipped bit: the backup says so, and does not go on from what it has.
 #[test]
 fn a_damaged_commit_stream() {
-    let Some(_machine) = kvm_or_skip("damaged stream") else {
+    let Some(_machine) = kvm_shared_or_skip("damaged stream") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -328,7 +328,7 @@ fn a_damaged_commit_stream() {
 /// The same stream undamaged is followed, so it is the damage that was noticed above.
 #[test]
 fn a_whole_commit_stream() {
-    let Some(_machine) = kvm_or_skip("whole stream") else {
+    let Some(_machine) = kvm_shared_or_skip("whole stream") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -404,7 +404,7 @@ fn noise_everywhere() {
 /// What the control socket answers to nonsense.
 #[test]
 fn nonsense_on_the_control_socket() {
-    let Some(_machine) = kvm_or_skip("nonsense") else {
+    let Some(_machine) = kvm_shared_or_skip("nonsense") else {
         return;
     };
     let mut hosts = Waiting::new();
