@@ -19,7 +19,7 @@ use super::contended::Contended;
 use super::faults::Mistake;
 use super::held::HeldPages;
 use super::lane::Lane;
-use super::pacing::{Company, Pacing};
+use super::pacing::{Company, Pacing, is_wait};
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
@@ -464,16 +464,6 @@ impl<C: Cpu> ChunkRunner<C> {
         ))
     }
 
-    /// Whether the committed chunk looks like a wait loop: nothing but time went by, or the same exit
-    /// ended it as the one before it, and it has touched no more than its stack.
-    fn has_waited(&self, boundary: Boundary, changed: &[PageIndex]) -> bool {
-        match boundary {
-            Boundary::Timer => changed.is_empty(),
-            Boundary::Exit => changed.len() <= 1,
-            Boundary::Kick => false,
-        }
-    }
-
     /// Bookkeeping of a committed chunk, outside the lock.
     fn after_commit(
         &mut self,
@@ -485,7 +475,7 @@ impl<C: Cpu> ChunkRunner<C> {
         self.shared.stats.chunk.add(ran);
         let has_moved = boundary == Boundary::Exit || self.start.regs() != self.end.regs();
         self.pacing.moved(has_moved);
-        let has_waited = self.has_waited(boundary, changed);
+        let has_waited = is_wait(boundary, changed.len());
         self.pacing.committed(ran, boundary, has_waited);
         if has_waited {
             let least = self.pacing.patience();

@@ -1,14 +1,16 @@
 //! How long a chunk may run, and beside whom.
 //!
 //! Long chunks cost little for computing, and much when they are lost or when others wait for what
-//! they have not committed. So a chunk's length grows while chunks commit at their timer, and
-//! shrinks when one is squashed. A vCPU whose chunk changed no memory is probably waiting for
-//! another: its next chunks start short, and it asks the others to commit what they have.
+//! they have not committed. So a chunk's length grows while chunks commit at their timer, shrinks
+//! when one is squashed, and is never less than some times what its commit costs. A vCPU whose chunk
+//! looks like a wait loop is probably waiting for another: its next chunks are short, and it asks the
+//! others to commit what they have, less often the longer it has waited.
 //!
 //! vCPUs that write the same pages all the time gain nothing from running in parallel: they lose
-//! one chunk for each that commits, and pay for the loss. After a few squashes such a vCPU takes
-//! turns with the others that do, for some chunks, then tries again; each time that fails the
-//! turns last longer. A chunk that loses even so runs alone.
+//! one chunk for each that commits, and pay for the loss. When the time lost is a good part of the
+//! time that counted, such a vCPU takes turns with the others that do, for some chunks, then tries
+//! again; each time that fails the turns last longer. Where chunks are cheap it keeps a turn while it
+//! gets on. A chunk that loses even so runs alone.
 
 use std::time::Duration;
 
@@ -72,6 +74,16 @@ pub(super) enum Company {
     Turns,
     /// Alone.
     None,
+}
+
+/// Whether a chunk looks like a wait loop: time went by and nothing changed, or an exit ended it and
+/// it has touched no more than its stack.
+pub(super) fn is_wait(boundary: Boundary, changed_pages: usize) -> bool {
+    match boundary {
+        Boundary::Timer => changed_pages == 0,
+        Boundary::Exit => changed_pages <= 1,
+        Boundary::Kick => false,
+    }
 }
 
 impl Pacing {
@@ -190,11 +202,8 @@ impl Pacing {
     }
 
     fn got_on(&mut self, ran: Duration, boundary: Boundary) {
-        let had_turn = match self.keeps_turn() {
-            true => self.turn,
-            false => Duration::ZERO,
-        };
-        self.turn = had_turn + ran;
+        let is_new = !self.keeps_turn();
+        self.turn = if is_new { ran } else { self.turn + ran };
         self.after_wait = self.after_wait.saturating_sub(1);
         self.remember(ran, Duration::ZERO);
         self.idle_chunks = 0;
@@ -219,7 +228,7 @@ impl Pacing {
     }
 
     fn remember(&mut self, useful: Duration, lost: Duration) {
-        let fade = |sum: Duration| sum - sum / MEMORY;
+        let fade = |sum: Duration| sum.saturating_sub(sum / MEMORY);
         self.useful = fade(self.useful) + useful;
         self.lost = fade(self.lost) + lost;
     }

@@ -139,6 +139,18 @@ impl Vcpu {
         Ok(())
     }
 
+    fn ask_tsc_ahead(&self) -> Result<u64, KvmError> {
+        let before = host_tsc();
+        let entry = kvm_msr_entry {
+            index: TSC,
+            ..Default::default()
+        };
+        let mut msrs = entries(&[entry])?;
+        let read = self.fd.get_msrs(&mut msrs);
+        read.map_err(KvmError::request("KVM_GET_MSRS"))?;
+        Ok(msrs.as_slice()[0].data.wrapping_sub(before))
+    }
+
     /// Reads the TSC without a system call. Between two whole restores the guest's is the host's plus
     /// a constant, which is rounded up here: time may jump ahead a little, never back.
     fn capture_tsc(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
@@ -147,18 +159,7 @@ impl Vcpu {
         }
         let ahead = match self.tsc_ahead {
             Some(ahead) => ahead,
-            None => {
-                let before = host_tsc();
-                let entry = kvm_msr_entry {
-                    index: TSC,
-                    ..Default::default()
-                };
-                let mut msrs = entries(&[entry])?;
-                let read = self.fd.get_msrs(&mut msrs);
-                read.map_err(KvmError::request("KVM_GET_MSRS"))?;
-                let ahead = msrs.as_slice()[0].data.wrapping_sub(before);
-                *self.tsc_ahead.insert(ahead)
-            }
+            None => *self.tsc_ahead.insert(self.ask_tsc_ahead()?),
         };
         state.set_msr(TSC, host_tsc().wrapping_add(ahead));
         Ok(())
