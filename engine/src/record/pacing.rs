@@ -331,12 +331,12 @@ mod tests {
             conflict(&mut pacing);
             taken.push(turns(&mut pacing));
         }
-        assert_eq!(taken, [8, 16, 32, 64, 128, 128]);
+        assert_eq!(taken, [32, 64, 128, 256, 256, 256]);
         for _ in 0..100 {
             pacing.committed(MIN, Boundary::Timer, false);
         }
         conflict(&mut pacing);
-        assert_eq!(turns(&mut pacing), 8, "forgotten after a quiet time");
+        assert_eq!(turns(&mut pacing), 32, "forgotten after a quiet time");
     }
 
     #[test]
