@@ -25,6 +25,8 @@ pub trait Cpu: Send + 'static {
     fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError>;
     /// Takes the pages that became private since the last call; may repeat some.
     fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError>;
+    /// From now on the guest may run its own code at CPL 0: captures and restores are of everything.
+    fn expect_privileged_code(&mut self);
     /// Makes room for more written pages, after [`RawExit::RingFull`].
     fn reset_ring(&mut self) -> Result<(), KvmError>;
 }
@@ -61,6 +63,10 @@ impl Cpu for Vcpu {
 
     fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError> {
         Vcpu::take_written(self, page)
+    }
+
+    fn expect_privileged_code(&mut self) {
+        Vcpu::expect_privileged_code(self);
     }
 
     fn reset_ring(&mut self) -> Result<(), KvmError> {

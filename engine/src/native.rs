@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, Exit, GuestTime, Input, VcpuIndex};
 use samsara_machine::bare::{BareDevices, Effect, Operation, Seen, interpret};
-use samsara_machine::kvm::{Host, Kicker, RawExit, Restore, Vcpu, Vm};
+use samsara_machine::kvm::{Host, Kicker, Privilege, RawExit, Restore, Vcpu, Vm};
 use samsara_machine::memory::Image;
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Ended, Machine, Output};
@@ -48,7 +48,7 @@ impl NativeRun {
         let indices = (0..machine.shape().vcpu_count).map(VcpuIndex);
         let vcpus = indices
             .clone()
-            .map(|index| vm.vcpu(host, index, machine.privilege()))
+            .map(|index| vm.vcpu(host, index, Privilege::Kernel))
             .collect::<Result<Vec<_>, _>>()?;
         let devices = Devices {
             page: machine.devices().clone(),
@@ -192,7 +192,7 @@ fn run_vcpu(
             continue;
         }
         if !matches!(raw, RawExit::Read { .. }) {
-            vcpu.capture(&mut state)?;
+            vcpu.capture_registers(&mut state)?;
         }
         let memory = Seen::Image(&shared.image);
         let exit = interpret(&raw, &state, memory, || shared.outside.random());
@@ -217,7 +217,7 @@ fn handle_exit(
     if matches!(exit, Exit::Read { .. }) {
         let value = state.page.read_value(&exit, shared.now());
         if let RawExit::Fatal(reason) = vcpu.complete_read(value)? {
-            vcpu.capture(registers)?;
+            vcpu.capture_registers(registers)?;
             exit = Exit::Fatal {
                 rip: registers.regs().rip,
                 reason,

@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit,
-    Record, VcpuIndex,
+    Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record, VcpuIndex,
 };
-use samsara_machine::bare::{Seen, interpret};
+use samsara_machine::bare::{Guarded, Seen, interpret};
 use samsara_machine::kvm::{RawExit, Restore};
-use samsara_machine::machine::ChunkDigest;
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Machine, Source};
 
+use super::changes::{self, Changes};
 use super::committer::Shared;
 use super::contended::Contended;
 use super::faults::Mistake;
@@ -30,13 +29,8 @@ const COLD_AGE: u32 = 256;
 const RELEASE_EVERY: u64 = 8;
 /// Comparing so many pages is nothing beside a chunk.
 const FEW_PAGES: usize = 512;
-/// Pages that the instruction of a load may still write when it gets its value.
-const LOAD_PAGES_MAX: usize = 2;
 /// How many held pages are compared with the image at a chunk's start, where that is checked.
 const CHECKED_PAGES: usize = 256;
-/// The most pages that a chunk may have changed when it ends.
-const CHANGED_PAGES_MAX: usize = Effects::PAGES_MAX - LOAD_PAGES_MAX;
-
 /// How a chunk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -55,19 +49,14 @@ struct Found {
     memory: Option<Changes>,
 }
 
-/// The memory that a chunk changed.
-struct Changes {
-    runs: ByteRuns,
-    pages: Vec<PageIndex>,
-    digest: ChunkDigest,
-}
-
 /// Runs the chunks of one vCPU, on its thread.
 pub(super) struct ChunkRunner<C> {
     index: VcpuIndex,
     shared: Arc<Shared>,
     cpu: C,
     held: HeldPages,
+    /// Pages that keep the guest's code unprivileged.
+    guarded: Guarded,
     contended: Contended,
     pacing: Pacing,
     /// The vCPU at its last commit.
@@ -90,7 +79,9 @@ impl<C: Cpu> ChunkRunner<C> {
     ) -> Result<Self, EngineError> {
         cpu.restore(&start, Restore::Whole)?;
         let settings = shared.settings;
-        let pages = shared.lane(index).view.layout().page_count() as usize;
+        let layout = shared.lane(index).view.layout();
+        let guarded = Guarded::new(layout, shared.lanes.len() as u8);
+        let pages = layout.page_count() as usize;
         let held_pages_max = match settings.held_pages_max {
             // All views together hold at most as much again as the guest has, or 16 MiB each.
             0 => (pages / shared.lanes.len()).max(4096),
@@ -107,6 +98,7 @@ impl<C: Cpu> ChunkRunner<C> {
             start,
             shared,
             cpu,
+            guarded,
             held: HeldPages::default(),
             contended: Contended::default(),
             pacing,
@@ -150,7 +142,7 @@ impl<C: Cpu> ChunkRunner<C> {
         self.lane().end_run();
         let ran = began.elapsed();
         let stale = self.stale_pages()?;
-        let is_too_large = self.is_too_large();
+        let is_too_large = changes::are_too_many(&self.lane().view, &self.held);
         if is_too_large {
             self.pacing.too_large();
         }
@@ -185,21 +177,22 @@ impl<C: Cpu> ChunkRunner<C> {
         let Self {
             cpu,
             held,
+            guarded,
             shared,
             index,
             ..
         } = self;
         let set = &shared.lane(*index).held;
-        cpu.take_written(&mut |page| held.insert(set, page))?;
+        let mut may_be_privileged = false;
+        cpu.take_written(&mut |page| {
+            may_be_privileged |= guarded.contains(page);
+            held.insert(set, page);
+        })?;
         held.sort_in();
+        if may_be_privileged {
+            cpu.expect_privileged_code();
+        }
         Ok(())
-    }
-
-    /// Whether the chunk changed more than a record carries.
-    fn is_too_large(&self) -> bool {
-        let view = &self.lane().view;
-        let changed = || self.held.pages().filter(|&page| !view.equals_image(page));
-        self.held.count() > CHANGED_PAGES_MAX && changed().count() > CHANGED_PAGES_MAX
     }
 
     /// Whether a test wants the chunk squashed.
@@ -231,10 +224,13 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// The pages that others committed and that this view shows: the chunk may have read them.
-    fn stale_pages(&self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
+    fn stale_pages(&mut self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
+        let incoming = self.lane().take_incoming();
+        if incoming.iter().any(|&page| self.guarded.contains(page)) {
+            self.cpu.expect_privileged_code();
+        }
         let lane = self.lane();
-        let (held, others): (Vec<_>, Vec<_>) = lane
-            .take_incoming()
+        let (held, others): (Vec<_>, Vec<_>) = incoming
             .into_iter()
             .partition(|&page| lane.held.contains(page));
         let faults = self.shared.settings.faults;
@@ -344,33 +340,9 @@ impl<C: Cpu> ChunkRunner<C> {
         })
     }
 
-    /// The bytes in which the held pages differ from the image.
     fn changes(&mut self) -> Changes {
-        let Self {
-            held,
-            shared,
-            index,
-            runs_bytes,
-            ..
-        } = self;
-        let view = &shared.lane(*index).view;
-        let mut runs = ByteRunsBuilder::with_capacity(*runs_bytes);
-        let mut pages = Vec::new();
-        held.visit(|page| {
-            let is_changed = view.push_changes(page, &mut runs);
-            if is_changed {
-                pages.push(page);
-            }
-            is_changed
-        });
-        *runs_bytes = runs.encoded_bytes();
-        let runs = runs.finish();
-        let digest = ChunkDigest::new(&runs);
-        Changes {
-            runs,
-            pages,
-            digest,
-        }
+        let view = &self.shared.lane(self.index).view;
+        Changes::find(view, &mut self.held, &mut self.runs_bytes)
     }
 
     fn commit(

@@ -17,6 +17,7 @@
 //! After publishing, and outside the lock, a committer looks into the other views itself and kicks
 //! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
 
+mod changes;
 mod chunk;
 mod committer;
 mod contended;

@@ -29,6 +29,8 @@ const TURNS_MAX: u32 = 256;
 const TURN: Duration = Duration::from_millis(2);
 /// A chunk runs at least so many times as long as it takes to commit one, unless an exit ends it.
 const RUN_PER_COST: u32 = 6;
+/// The shortest that a chunk that writes much is made.
+const CAP_MIN: Duration = Duration::from_micros(1);
 /// Shortest chunk in a turn: what a change of turns costs is spread over it.
 const TURN_LENGTH_MIN: Duration = Duration::from_millis(1);
 /// As far as chunks in which the vCPU did not move grow, whatever the settings: entering the guest
@@ -215,7 +217,7 @@ impl Pacing {
 
     /// A chunk of this length wrote more than a record carries.
     pub(super) fn too_large(&mut self) {
-        self.cap = self.limit() / 2;
+        self.cap = (self.limit() / 2).max(CAP_MIN);
     }
 
     /// Whether the vCPU got on in the chunk that committed.

@@ -34,12 +34,13 @@ impl Recorder {
         stats: Arc<Stats>,
         settings: Settings,
     ) -> Result<Self, EngineError> {
+        let privilege = machine.privilege()?;
         let mut vms = Vec::new();
         let mut cpus: Vec<(Arc<View>, Vcpu)> = Vec::new();
         for index in (0..machine.shape().vcpu_count).map(VcpuIndex) {
             let view = Arc::new(View::new(machine.image())?);
             let vm = Vm::on_view(host, &view)?;
-            cpus.push((view, vm.vcpu(host, index, machine.privilege())?));
+            cpus.push((view, vm.vcpu(host, index, privilege)?));
             vms.push(vm);
         }
         Self::start_on(cpus, vms, machine, outside, stats, settings)

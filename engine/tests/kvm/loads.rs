@@ -33,8 +33,20 @@ fn code() -> Vec<u8> {
     code
 }
 
+/// Code with a number in place of a mark of four bytes.
+pub(crate) fn patched(code: &[u8], mark: [u8; 4], number: u32) -> Vec<u8> {
+    let mut code = code.to_vec();
+    let places: Vec<_> = (0..code.len().saturating_sub(3))
+        .filter(|&at| code[at..at + 4] == mark)
+        .collect();
+    for at in places {
+        code[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    code
+}
+
 /// The smallest ELF file around some code.
-fn elf(code: &[u8]) -> NamedTempFile {
+pub(crate) fn elf(code: &[u8]) -> NamedTempFile {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     for half in [2u16, 62] {

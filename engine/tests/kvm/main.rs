@@ -6,5 +6,6 @@
 mod carry_on;
 mod loads;
 mod mistakes;
+mod privileged;
 mod programs;
 mod world;

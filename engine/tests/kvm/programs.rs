@@ -52,7 +52,7 @@ fn cases(vcpus: u8) -> Vec<Guest> {
     ]
 }
 
-fn same_answer(host: &Host, guest: &Guest, faults: Faults) -> Answer {
+pub(crate) fn same_answer(host: &Host, guest: &Guest, faults: Faults) -> Answer {
     let native = native(host, guest).unwrap_or_else(|error| panic!("{guest:?}: {error}"));
     let (recorded, _) = recorded(host, guest, settings(faults), PATIENCE)
         .unwrap_or_else(|error| panic!("{guest:?}: {error}"));

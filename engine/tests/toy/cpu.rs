@@ -152,6 +152,8 @@ impl Cpu for ToyCpu {
         Ok(())
     }
 
+    fn expect_privileged_code(&mut self) {}
+
     fn reset_ring(&mut self) -> Result<(), KvmError> {
         self.memory.taken = 0;
         Ok(())

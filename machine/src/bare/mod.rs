@@ -2,8 +2,6 @@
 //!
 //! Their contract (entry state, memory, registers) is `docs/bare-guest.md`.
 
-use crate::kvm::Privilege;
-
 mod boot;
 mod devices;
 mod exits;
@@ -11,11 +9,9 @@ mod operation;
 mod program;
 mod tables;
 
-/// Guests enter at CPL 3, and every exception ends the machine.
-pub const PRIVILEGE: Privilege = Privilege::User;
-
 pub use boot::{BootError, boot};
 pub use devices::{BareDevices, DEVICE_PAGE, DeviceError, Effect, register};
 pub use exits::{Seen, interpret};
 pub use operation::{Operation, Pending};
 pub use program::{PARAMS_MAX, Program, ProgramError};
+pub use tables::Guarded;

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use samsara_commitlog::{Gpa, PAGE_BYTES, VcpuIndex};
+use samsara_commitlog::{Gpa, PAGE_BYTES, Shape, VcpuIndex};
 
 use super::devices::DEVICE_PAGE;
-use crate::memory::{HOLE_END, HOLE_START, Image, Layout, MemoryError};
+use crate::memory::{HOLE_END, HOLE_START, Image, Layout, MemoryError, PageIndex};
 
 /// Port that the exception stubs write their vector to. No code at CPL 3 can reach it.
 pub(super) const EXCEPTION_PORT: u16 = 0x5a;
@@ -69,6 +69,52 @@ impl Placement {
 
     pub(super) fn root(&self) -> u64 {
         self.tables[0]
+    }
+}
+
+/// The loader's pages that decide what may run at CPL 0: descriptor tables, stubs, task states, page
+/// tables. A guest can write them; one that does may no longer be taken for unprivileged code.
+#[derive(Clone, Debug)]
+pub struct Guarded {
+    low: [Range<u32>; 2],
+    high: Vec<u32>,
+}
+
+impl Guarded {
+    /// Those of a machine.
+    pub fn new(layout: Layout, vcpu_count: u8) -> Self {
+        let page = |address: u64| (address / PAGE) as u32;
+        let mut high: Vec<_> = Placement::new(layout, vcpu_count)
+            .tables
+            .into_iter()
+            .filter_map(|table| layout.offset_of(Gpa(table), PAGE))
+            .map(|offset| page(offset as u64))
+            .filter(|&table| table >= page(LOW_TABLES_END))
+            .collect();
+        high.sort_unstable();
+        Self {
+            low: [0..page(PARAMS), page(TASKS)..page(LOW_TABLES_END)],
+            high,
+        }
+    }
+
+    /// Whether a page is one of them.
+    pub fn contains(&self, page: PageIndex) -> bool {
+        self.low.iter().any(|range| range.contains(&page.0))
+            || self.high.binary_search(&page.0).is_ok()
+    }
+
+    fn pages(&self) -> impl Iterator<Item = PageIndex> {
+        let low = self.low.clone().into_iter().flatten();
+        low.chain(self.high.iter().copied()).map(PageIndex)
+    }
+
+    /// Whether they are all as the loader wrote them.
+    pub fn are_intact(&self, image: &Image, shape: Shape) -> Result<bool, MemoryError> {
+        let loaded = Image::new(shape)?;
+        write_page_tables(&loaded, &Placement::new(image.layout(), shape.vcpu_count))?;
+        write_tables(&loaded, shape.vcpu_count, "")?;
+        Ok(self.pages().all(|page| image.page_equals(&loaded, page)))
     }
 }
 

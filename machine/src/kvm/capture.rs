@@ -20,7 +20,7 @@
 //! privileged code can change is not read and written for every chunk of a guest that has none, see
 //! [`Privilege`].
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry};
 use kvm_ioctls::SyncReg;
 
 use super::host::KvmError;
@@ -43,7 +43,8 @@ const SYNC_REGISTERS: [SyncReg; 3] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     /// It never runs at CPL 0, but for handlers that end the machine: debug registers, XCRs and MSRs
-    /// keep the values that were restored; only the TSC goes on.
+    /// keep the values that were restored; only the TSC goes on, and DR6, which such code cannot read,
+    /// may tell of an exception on its way.
     User,
     /// Everything.
     Kernel,
@@ -65,6 +66,11 @@ impl Vcpu {
         }
     }
 
+    /// From now on the guest may run its own code at CPL 0.
+    pub fn expect_privileged_code(&mut self) {
+        self.privilege = Privilege::Kernel;
+    }
+
     /// Captures the state into `state`, which must have this vCPU's MSRs, and for a guest of
     /// [`Privilege::User`] an earlier state's privileged part.
     pub fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
@@ -83,7 +89,8 @@ impl Vcpu {
         self.capture_tsc(state)
     }
 
-    fn capture_registers(&self, state: &mut VcpuState) -> Result<(), KvmError> {
+    /// Captures general, segment and control registers and events only.
+    pub fn capture_registers(&self, state: &mut VcpuState) -> Result<(), KvmError> {
         if self.restored {
             state.set_regs(
                 &self
@@ -129,6 +136,10 @@ impl Vcpu {
         }
         let mut whole = state.clone();
         self.capture_privileged(&mut whole)?;
+        whole.set_debug_regs(&kvm_debugregs {
+            dr6: state.debug_regs().dr6,
+            ..whole.debug_regs()
+        });
         for index in RUNNING_MSRS {
             whole.set_msr(index, state.msr(index).unwrap_or_default());
         }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, GuestTime, Shape, VcpuIndex};
 
-use crate::bare::{self, BareDevices};
+use crate::bare::{BareDevices, Guarded};
 use crate::kvm::Privilege;
-use crate::memory::{Image, MemoryDigest};
+use crate::memory::{Image, MemoryDigest, MemoryError};
 use crate::vcpu::VcpuState;
 
 pub use apply::{Applied, ApplyError, Source};
@@ -100,9 +100,20 @@ impl Machine {
         &self.vcpus[usize::from(index.0)]
     }
 
-    /// What the guest's code may change of its vCPUs.
-    pub fn privilege(&self) -> Privilege {
-        bare::PRIVILEGE
+    /// The pages whose contents keep the guest's code at CPL 3.
+    pub fn guarded(&self) -> Guarded {
+        Guarded::new(self.image.layout(), self.shape().vcpu_count)
+    }
+
+    /// What the guest's code may change of its vCPUs: little, as long as it leaves the guarded pages
+    /// alone.
+    pub fn privilege(&self) -> Result<Privilege, MemoryError> {
+        let is_intact = self.guarded().are_intact(&self.image, self.shape())?;
+        Ok(if is_intact {
+            Privilege::User
+        } else {
+            Privilege::Kernel
+        })
     }
 
     /// The devices.

@@ -168,6 +168,14 @@ impl Image {
         unsafe { std::ptr::copy_nonoverlapping(source, (&raw mut out.0).cast(), PAGE_BYTES) };
     }
 
+    /// Whether a page is the same in another image of this layout.
+    pub(crate) fn page_equals(&self, other: &Self, page: PageIndex) -> bool {
+        let (mut own, mut others) = (PageCopy::zeroed(), PageCopy::zeroed());
+        self.copy_page(page, &mut own);
+        other.copy_page(page, &mut others);
+        own.0 == others.0
+    }
+
     pub(super) fn page(&self, page: PageIndex) -> *mut u8 {
         self.mapping.at(page.offset(), PAGE_BYTES)
     }

@@ -175,7 +175,8 @@ impl VcpuState {
             .collect()
     }
 
-    pub(crate) fn msr(&self, index: u32) -> Option<u64> {
+    /// The value of an MSR, if the machine has it.
+    pub fn msr(&self, index: u32) -> Option<u64> {
         let entry = self.msrs().into_iter().find(|entry| entry.index == index)?;
         Some(entry.data)
     }

@@ -1,6 +1,6 @@
 //! The state in which a guest's vCPUs start, as the guest itself sees it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Gpa, Space, VcpuIndex};
 use samsara_machine::bare::{DEVICE_PAGE, Program, boot, register};
@@ -127,4 +127,50 @@ fn registers_are_zero_but_for_those_named() {
     ];
     assert_eq!(rest, [0; 8]);
     assert_eq!(regs.rsp % 16, 0);
+}
+
+/// Stores to MARK twice, then spins.
+fn two_stores_and_a_loop() -> Vec<u8> {
+    let mark = ((DEVICE_PAGE + register::MARK) as u32).to_le_bytes();
+    let mut code = vec![0xba]; // mov edx, MARK
+    code.extend(mark);
+    code.extend([0x48, 0x89, 0x02, 0x48, 0x89, 0x02]); // mov [rdx], rax; mov [rdx], rax
+    code.extend([0xeb, 0xfe]); // jmp $
+    code
+}
+
+/// The timer is left set between runs: each still ends when it should, and not before. The TSC goes on.
+#[test]
+fn runs_last_as_long_as_they_may() {
+    let Some(host) = host() else { return };
+    let image = image(16 * MIB);
+    let file = write(&Elf::of(&two_stores_and_a_loop()).bytes());
+    let program = Program::open(file.path()).unwrap();
+    let states = boot(&host, &image, 1, &program, "").unwrap();
+    let vm = Vm::on_image(&host, &image).unwrap();
+    let mut vcpu = vm.vcpu(&host, VcpuIndex(0), Privilege::User).unwrap();
+    vcpu.attach().unwrap();
+    vcpu.restore(&states[0], Restore::Whole).unwrap();
+    let mut state = states[0].clone();
+    let mut clocks = Vec::new();
+    for (limit, ends_by_itself) in [(10_000, true), (30, true), (200, false)] {
+        let limit = Duration::from_millis(limit);
+        let began = Instant::now();
+        let exit = vcpu.run(Some(limit)).unwrap();
+        let took = began.elapsed();
+        vcpu.capture(&mut state).unwrap();
+        clocks.push(state.msr(0x10).unwrap());
+        if ends_by_itself {
+            assert!(matches!(exit, RawExit::Write { .. }), "{exit:?}");
+        } else {
+            assert_eq!(exit, RawExit::Cut);
+            assert!(took >= limit && took < limit * 20, "{took:?}");
+        }
+    }
+    assert!(
+        clocks[0] > 0 && clocks[0] < clocks[1] && clocks[1] < clocks[2],
+        "{clocks:?}"
+    );
+    // More than 0.2 seconds of any clock that counts at 100 MHz or faster.
+    assert!(clocks[2] - clocks[1] > 20_000_000, "{clocks:?}");
 }

@@ -1,0 +1,87 @@
+//! Guests that get at what bare guests have no business with: CPL 0, and the trap flag.
+
+use samsara_engine::Faults;
+use samsara_machine::bare::{DEVICE_PAGE, register};
+use samsara_machine::machine::Ended;
+
+use crate::loads::{elf, patched};
+use crate::programs::same_answer;
+use crate::world::{Guest, host};
+
+/// Points the gate of INT3 at a handler of its own, which counts in DR0 at CPL 0. Status 1 if the
+/// count is not that of the INT3s.
+const COUNT_IN_DR0: &[u8] = &[
+    0xbf, 0x30, 0x20, 0, 0, // mov edi, IDT + 3 * 16
+    0x48, 0x8d, 0x05, 0x2f, 0, 0, 0, // lea rax, handler
+    0x66, 0x89, 0x07, // mov [rdi], ax
+    0xc1, 0xe8, 0x10, // shr eax, 16
+    0x66, 0x89, 0x47, 0x06, // mov [rdi+6], ax
+    0xb9, 200, 0, 0, 0, // mov ecx, 200
+    0xba, b'M', b'A', b'R', b'K', // mov edx, MARK
+    0xcc, // again: int3
+    0x48, 0x89, 0x0a, // mov [rdx], rcx
+    0xff, 0xc9, // dec ecx
+    0x75, 0xf8, // jnz again
+    0x31, 0xc0, // xor eax, eax
+    0x81, 0xfb, 200, 0, 0, 0, // cmp ebx, 200
+    0x0f, 0x95, 0xc0, // setne al
+    0xba, b'E', b'X', b'I', b'T', // mov edx, EXIT
+    0x48, 0x89, 0x02, // mov [rdx], rax
+    0x0f, 0x21, 0xc3, // handler: mov rbx, dr0
+    0x48, 0xff, 0xc3, // inc rbx
+    0x0f, 0x23, 0xc3, // mov dr0, rbx
+    0x48, 0xcf, // iretq
+];
+
+/// Sets the trap flag and loads from a device: the exception is on its way when the chunk ends.
+const TRAP_A_LOAD: &[u8] = &[
+    0x9c, // pushfq
+    0x48, 0x81, 0x0c, 0x24, 0, 1, 0, 0, // or qword [rsp], 0x100
+    0xba, b'M', b'A', b'R', b'K', // mov edx, MARK
+    0x9d, // popfq
+    0x48, 0x8b, 0x02, // mov rax, [rdx]
+    0x90, 0x90, // nop; nop
+];
+
+fn code(bytes: &[u8]) -> Vec<u8> {
+    let mark = (DEVICE_PAGE + register::MARK) as u32;
+    let exit = (DEVICE_PAGE + register::EXIT) as u32;
+    patched(&patched(bytes, *b"MARK", mark), *b"EXIT", exit)
+}
+
+/// How a program ends, the same natively and recorded with chunks squashed that need not be.
+fn end_of(bytes: &[u8]) -> Option<Ended> {
+    let host = host()?;
+    let program = elf(&code(bytes));
+    let guest = Guest {
+        path: program.path().into(),
+        ..Guest::new("status", "", 1)
+    };
+    let ends = [1, 2, 3].map(|squash_every| {
+        let faults = Faults {
+            squash_every,
+            ..Faults::default()
+        };
+        same_answer(&host, &guest, faults).ended
+    });
+    assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+    ends[0].clone()
+}
+
+/// Invariant 5, of a guest that has taken the privilege that bare guests do not have.
+#[test]
+fn squashes_restore_what_only_privileged_code_can_change() {
+    if let Some(end) = end_of(COUNT_IN_DR0) {
+        assert_eq!(end, Ended::Exit { status: 0 });
+    }
+}
+
+/// Invariant 5: an exception that waits to be delivered goes with its chunk.
+#[test]
+fn squashes_take_back_an_exception_on_its_way() {
+    match end_of(TRAP_A_LOAD) {
+        None => {}
+        Some(Ended::Fault { message }) if message.contains("exception 1 (debug)") => {}
+        other => panic!("{other:?}"),
+    }
+}
