@@ -271,7 +271,7 @@ fn run(index: usize, mutation: &Mutation) {
 /// A third of them, all with `SAMSARA_TESTS=full`.
 #[test]
 fn every_self_check_notices_a_mistake() {
-    let step = by_effort(3, 1);
+    let step = by_effort(6, 1);
     std::thread::scope(|scope| {
         for part in 0..2 {
             scope.spawn(move || {
