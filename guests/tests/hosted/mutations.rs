@@ -268,7 +268,7 @@ fn run(index: usize, mutation: &Mutation) {
     );
 }
 
-/// A third of them, all with `SAMSARA_TESTS=full`.
+/// A sixth of them, all with `SAMSARA_TESTS=full`.
 #[test]
 fn every_self_check_notices_a_mistake() {
     let step = by_effort(6, 1);
