@@ -69,6 +69,11 @@ impl Site {
         self.path("ca")
     }
 
+    /// The two hosts of a pair, alpha and beta.
+    pub fn seats(&self) -> Result<(Seat, Seat), HarnessError> {
+        Ok((self.seat("alpha")?, self.seat("beta")?))
+    }
+
     /// A host: a directory with a certificate of its own, made when it is first asked for, and addresses that nobody
     /// used before.
     pub fn seat(&self, name: &str) -> Result<Seat, HarnessError> {

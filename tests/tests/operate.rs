@@ -308,10 +308,7 @@ fn a_service_manager_hears_a_primary_that_waits() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut settings = Guest::new(&site, "hello", "").expect("guest").settings();
     settings.extend(alpha.settings(&beta));
     settings.push("failover.arbiter=file".to_owned());

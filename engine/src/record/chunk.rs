@@ -257,7 +257,7 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(published)
     }
 
-    /// Brings stale pages (of any order) up to date. A held page is refreshed, which costs a copy; dropping it
+    /// Brings stale pages, in any order, up to date. A held page is refreshed: a copy; dropping it
     /// would cost a hundred times that in faults when it is written again. Others are dropped.
     fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
         if self.shared.settings.faults.makes(Mistake::SkipSettle) {

@@ -2,8 +2,8 @@
 //!
 //! Long chunks cost little for computing, and much when they are lost or when others wait for what
 //! they have not committed. So a chunk's length grows while chunks commit at their timer, shrinks
-//! when one is squashed, and is never less than some times what its commit costs. A vCPU whose chunk
-//! looks like a wait loop is probably waiting for another: its next chunks are short, and it asks the
+//! when one is squashed, and is no less than some times what its commit costs, as far as the longest
+//! allows. A vCPU whose chunk looks like a wait loop is probably waiting for another: its next chunks are short, and it asks the
 //! others to commit what they have, less often the longer it has waited.
 //!
 //! vCPUs that write the same pages all the time gain nothing from running in parallel: they lose

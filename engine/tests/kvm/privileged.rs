@@ -76,9 +76,10 @@ fn squashes_restore_what_only_privileged_code_can_change() {
     }
 }
 
-/// Invariant 5: an exception that waits to be delivered goes with its chunk.
+/// An exception that waits to be delivered shows in DR6 at CPL 3 already: it is told like any other,
+/// and not taken for a change of privilege.
 #[test]
-fn squashes_take_back_an_exception_on_its_way() {
+fn a_trap_on_its_way_is_no_change_of_privilege() {
     match end_of(TRAP_A_LOAD) {
         None => {}
         Some(Ended::Fault { message }) if message.contains("exception 1 (debug)") => {}

@@ -34,10 +34,7 @@ fn a_second_primary_is_refused_by_the_arbiter() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut first = primary(&site, &alpha, &beta, &site.arbiter());
     first
         .wait_status("a term", BOUND, |status| status.term == 1)
@@ -55,10 +52,7 @@ fn a_second_primary_is_refused_by_the_first() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut first = primary(&site, &alpha, &beta, &site.arbiter());
     first
         .wait_status("a term", BOUND, |status| status.term == 1)

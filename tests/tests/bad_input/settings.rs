@@ -187,10 +187,7 @@ fn ports_and_sockets_in_use() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut settings = Guest::new(&site, "hello", "").expect("guest").settings();
     settings.push("failover.arbiter=file".to_owned());
     settings.push(format!("failover.arbiter_dir={}", site.arbiter().display()));
@@ -240,10 +237,7 @@ fn certificates_that_cannot_be_read() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut arguments = vec!["--role".to_owned(), "backup".to_owned()];
     let mut settings = alpha.settings(&beta);
     settings.push("failover.arbiter=manual".to_owned());
@@ -289,10 +283,7 @@ fn an_arbiter_that_is_not_there() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut settings = Guest::new(&site, "hello", "").expect("guest").settings();
     let directory = site.path("later");
     settings.push("failover.arbiter=file".to_owned());
@@ -316,10 +307,7 @@ fn an_arbiter_that_is_someone_elses_or_damaged() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let mut settings = Guest::new(&site, "hello", "").expect("guest").settings();
     settings.push("failover.arbiter=file".to_owned());
     settings.push(format!("failover.arbiter_dir={}", site.arbiter().display()));

@@ -80,10 +80,7 @@ fn hosts_that_wait() {
         return;
     };
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     for (role, state) in [
         ("primary", "waiting for a backup"),
         ("backup", "waiting for a primary"),

@@ -35,10 +35,7 @@ struct Waiting {
 impl Waiting {
     fn new() -> Self {
         let site = Site::new().expect("site");
-        let (alpha, beta) = (
-            site.seat("alpha").expect("seat"),
-            site.seat("beta").expect("seat"),
-        );
+        let (alpha, beta) = site.seats().expect("seats");
         let input = site.write("input", b"to be read").expect("written");
         let guest = Guest::new(&site, "hello", "").expect("guest").input(&input);
         let mut settings = guest.settings();
@@ -287,10 +284,7 @@ fn a_primary_of_another_version() {
     };
     assert_eq!(PROTOCOL_VERSIONS.max, 1);
     let site = Site::new().expect("site");
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let _primary = fake_primary([&alpha, &beta], 99, None);
     let settings = backup_settings(&site, [&alpha, &beta]);
     let mut backup = Host::spawn(site.binaries(), &beta, "backup", &settings).expect("start");
@@ -305,10 +299,7 @@ fn a_damaged_commit_stream() {
     };
     let site = Site::new().expect("site");
     let log = recorded(&site);
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let settings = backup_settings(&site, [&alpha, &beta]);
     for share in [0, 3, 50, 97] {
         let mut damaged = log.clone();
@@ -333,10 +324,7 @@ fn a_whole_commit_stream() {
     };
     let site = Site::new().expect("site");
     let log = recorded(&site);
-    let (alpha, beta) = (
-        site.seat("alpha").expect("seat"),
-        site.seat("beta").expect("seat"),
-    );
+    let (alpha, beta) = site.seats().expect("seats");
     let _primary = fake_primary([&alpha, &beta], StreamHeader::CURRENT.version, Some(log));
     let settings = backup_settings(&site, [&alpha, &beta]);
     let mut backup = Host::spawn(site.binaries(), &beta, "backup", &settings).expect("start");
