@@ -8,20 +8,20 @@ use crate::loads::{elf, patched};
 use crate::programs::same_answer;
 use crate::world::{Guest, host};
 
-/// Points the gate of INT3 at a handler of its own, which counts in DR0 at CPL 0. Status 1 if the
-/// count is not that of the INT3s.
+/// Points the gate of UD2 at a handler of its own, which counts in DR0 at CPL 0. Status 1 if the
+/// count is not that of the UD2s.
 const COUNT_IN_DR0: &[u8] = &[
-    0xbf, 0x30, 0x20, 0, 0, // mov edi, IDT + 3 * 16
-    0x48, 0x8d, 0x05, 0x2f, 0, 0, 0, // lea rax, handler
+    0xbf, 0x60, 0x20, 0, 0, // mov edi, IDT + 6 * 16
+    0x48, 0x8d, 0x05, 0x30, 0, 0, 0, // lea rax, handler
     0x66, 0x89, 0x07, // mov [rdi], ax
     0xc1, 0xe8, 0x10, // shr eax, 16
     0x66, 0x89, 0x47, 0x06, // mov [rdi+6], ax
     0xb9, 200, 0, 0, 0, // mov ecx, 200
     0xba, b'M', b'A', b'R', b'K', // mov edx, MARK
-    0xcc, // again: int3
+    0x0f, 0x0b, // again: ud2
     0x48, 0x89, 0x0a, // mov [rdx], rcx
     0xff, 0xc9, // dec ecx
-    0x75, 0xf8, // jnz again
+    0x75, 0xf7, // jnz again
     0x31, 0xc0, // xor eax, eax
     0x81, 0xfb, 200, 0, 0, 0, // cmp ebx, 200
     0x0f, 0x95, 0xc0, // setne al
@@ -30,6 +30,7 @@ const COUNT_IN_DR0: &[u8] = &[
     0x0f, 0x21, 0xc3, // handler: mov rbx, dr0
     0x48, 0xff, 0xc3, // inc rbx
     0x0f, 0x23, 0xc3, // mov dr0, rbx
+    0x48, 0x83, 0x04, 0x24, 2, // add qword [rsp], 2
     0x48, 0xcf, // iretq
 ];
 
