@@ -125,6 +125,13 @@ impl<C: Cpu> ChunkRunner<C> {
         self.pacing.company()
     }
 
+    /// Beside whom the next chunk runs, now that others may have asked for turns.
+    pub(super) fn next_company(&mut self) -> Company {
+        let asked = self.lane().take_turns_asked();
+        self.pacing.take_turns(asked);
+        self.company()
+    }
+
     /// Runs one chunk to its commit or squash.
     pub(super) fn run_chunk(&mut self) -> Result<Outcome, EngineError> {
         let started_after = self.settle()?;
@@ -148,16 +155,28 @@ impl<C: Cpu> ChunkRunner<C> {
         }
         if !stale.is_empty() || is_too_large || self.is_unwanted() {
             self.squash(&raw, &stale, None)?;
-            self.pacing.squashed(began.elapsed());
+            self.lost(began.elapsed(), &stale);
             return Ok(Outcome::Squashed);
         }
         let result = self.result(&raw, started_after, ran >= limit)?;
-        let outcome = self.commit(&raw, result, ran)?;
-        match outcome {
-            Outcome::Squashed => self.pacing.squashed(began.elapsed()),
-            _ => self.pacing.cost(began.elapsed().saturating_sub(ran)),
+        let outcome = self.commit(&raw, result, began, ran)?;
+        if outcome == Outcome::Committed {
+            self.pacing.cost(began.elapsed().saturating_sub(ran));
         }
         Ok(outcome)
+    }
+
+    /// A chunk has taken this long for nothing, because of these pages. If that makes the vCPU take
+    /// turns, so shall those that write them.
+    fn lost(&mut self, time: Duration, stale: &[(PageIndex, Residency)]) {
+        self.pacing.squashed(time);
+        let turns = self.pacing.turns_left();
+        if turns == 0 {
+            return;
+        }
+        let pages: Vec<_> = stale.iter().map(|&(page, _)| page).collect();
+        let others = self.shared.others(self.index);
+        others.for_each(|lane| lane.ask_for_turns(turns, &pages));
     }
 
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
@@ -341,14 +360,16 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     fn changes(&mut self) -> Changes {
-        let view = &self.shared.lane(self.index).view;
-        Changes::find(view, &mut self.held, &mut self.runs_bytes)
+        let shared = &self.shared;
+        let view = &shared.lane(self.index).view;
+        Changes::find(view, &mut self.held, &mut self.runs_bytes, &shared.rotation)
     }
 
     fn commit(
         &mut self,
         raw: &RawExit,
         result: Found,
+        began: Instant,
         ran: Duration,
     ) -> Result<Outcome, EngineError> {
         let shared = Arc::clone(&self.shared);
@@ -359,6 +380,7 @@ impl<C: Cpu> ChunkRunner<C> {
             drop(machine);
             let changed = result.memory.as_ref().map(|memory| memory.pages.as_slice());
             self.squash(raw, &stale, changed)?;
+            self.lost(began.elapsed(), &stale);
             return Ok(Outcome::Squashed);
         }
         if shared.is_over(&machine) {
@@ -451,14 +473,8 @@ impl<C: Cpu> ChunkRunner<C> {
         self.pacing.committed(ran, boundary, has_waited);
         if has_waited {
             let least = self.pacing.patience();
-            let own = usize::from(self.index.0);
-            let others = self
-                .shared
-                .lanes
-                .iter()
-                .enumerate()
-                .filter(|(index, _)| *index != own);
-            others.for_each(|(_, lane)| lane.kick_if_running_for(least));
+            let others = self.shared.others(self.index);
+            others.for_each(|lane| lane.kick_if_running_for(least));
         }
         let unused = self.contended.after_commit(changed);
         if self.company() == Company::All {

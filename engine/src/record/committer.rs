@@ -84,6 +84,14 @@ impl Shared {
         &self.lanes[usize::from(index.0)]
     }
 
+    /// The lanes of the other vCPUs.
+    pub(super) fn others(&self, own: VcpuIndex) -> impl Iterator<Item = &Lane> {
+        let lanes = self.lanes.iter().enumerate();
+        lanes
+            .filter(move |(index, _)| *index != usize::from(own.0))
+            .map(|(_, lane)| lane)
+    }
+
     /// Takes the commit lock. After a panic under it the machine may be half changed: it can be
     /// looked at, and nothing commits any more.
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {

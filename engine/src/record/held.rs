@@ -77,10 +77,11 @@ impl HeldPages {
         }
     }
 
-    /// Visits all pages in order; `changed` says of each whether the chunk changed it.
-    pub(super) fn visit(&mut self, mut changed: impl FnMut(PageIndex) -> bool) {
+    /// The chunk changed these held pages (rising).
+    pub(super) fn changed(&mut self, pages: &[PageIndex]) {
+        let mut changed = pages.iter().peekable();
         for held in &mut self.pages {
-            if changed(held.page) {
+            if changed.next_if(|page| **page == held.page).is_some() {
                 held.changed_at = self.now;
             }
         }
@@ -133,7 +134,7 @@ mod tests {
             [3, 7, 99]
         );
         held.end_chunk();
-        held.visit(|page| page.0 == 3);
+        held.changed(&[PageIndex(3)]);
         let cold = held.colder_than(1);
         assert_eq!(cold, [PageIndex(7), PageIndex(99)]);
         held.remove(&set, &cold);

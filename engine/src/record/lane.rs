@@ -1,6 +1,6 @@
 //! What other threads may touch of a vCPU: the pages that others committed, and its kick.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub(super) struct Lane {
     /// Microseconds since `epoch` at which the running chunk began; 0 between chunks.
     running_since: AtomicU64,
     epoch: Instant,
+    /// For how many chunks others have asked this vCPU to take turns with them.
+    turns_asked: AtomicU32,
 }
 
 impl Lane {
@@ -68,7 +70,21 @@ impl Lane {
             kick,
             running_since: AtomicU64::new(0),
             epoch: Instant::now(),
+            turns_asked: AtomicU32::new(0),
         }
+    }
+
+    /// Another vCPU loses its chunks to this one, if it holds any of these pages, and takes turns for
+    /// so many of them: turns that only one takes change nothing.
+    pub(super) fn ask_for_turns(&self, chunks: u32, pages: &[PageIndex]) {
+        if pages.iter().any(|&page| self.held.contains(page)) {
+            self.turns_asked.fetch_max(chunks, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes what others have asked for since the last call.
+    pub(super) fn take_turns_asked(&self) -> u32 {
+        self.turns_asked.swap(0, Ordering::Relaxed)
     }
 
     /// Another commit changed these pages. Called under the commit lock.

@@ -23,6 +23,7 @@ mod committer;
 mod contended;
 mod faults;
 mod held;
+mod job;
 mod lane;
 mod pacing;
 mod recorder;

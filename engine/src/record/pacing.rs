@@ -168,6 +168,16 @@ impl Pacing {
         }
     }
 
+    /// Others ask this vCPU to take turns for so many chunks.
+    pub(super) fn take_turns(&mut self, chunks: u32) {
+        self.turns_left = self.turns_left.max(chunks);
+    }
+
+    /// For how many chunks this vCPU still takes turns.
+    pub(super) fn turns_left(&self) -> u32 {
+        self.turns_left
+    }
+
     /// A chunk was squashed, which took so long with its run.
     pub(super) fn squashed(&mut self, lost: Duration) {
         self.turn = Duration::ZERO;
@@ -189,7 +199,7 @@ impl Pacing {
         } else {
             self.got_on(ran, boundary);
         }
-        self.count_turn();
+        self.count_turn(ran);
     }
 
     fn waited(&mut self, boundary: Boundary) {
@@ -235,9 +245,10 @@ impl Pacing {
         self.lost = fade(self.lost) + lost;
     }
 
-    fn count_turn(&mut self) {
+    fn count_turn(&mut self, ran: Duration) {
         if self.turns_left > 0 {
-            self.turns_left -= 1;
+            let counts = (ran.as_micros() / TURN_LENGTH_MIN.as_micros()).max(1);
+            self.turns_left = self.turns_left.saturating_sub(counts as u32);
             if self.turns_left == 0 {
                 // What was lost before says nothing of now.
                 self.lost = self.useful / (2 * LOST_PARTS);

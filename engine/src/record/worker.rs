@@ -69,7 +69,7 @@ fn chunk<'a, C: Cpu>(
     turn: &mut Option<Turn<'a>>,
 ) -> Result<(), EngineError> {
     shared.outside.wait_for_room();
-    let company = runner.company();
+    let company = runner.next_company();
     if company != Company::Turns {
         *turn = None;
     }

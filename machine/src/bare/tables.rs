@@ -75,38 +75,26 @@ impl Placement {
 /// The loader's pages that decide what may run at CPL 0: descriptor tables, stubs, task states, page
 /// tables. A guest can write them; one that does may no longer be taken for unprivileged code.
 #[derive(Clone, Debug)]
-pub struct Guarded {
-    low: [Range<u32>; 2],
-    high: Vec<u32>,
-}
+pub struct Guarded(Vec<PageIndex>);
 
 impl Guarded {
     /// Those of a machine.
     pub fn new(layout: Layout, vcpu_count: u8) -> Self {
-        let page = |address: u64| (address / PAGE) as u32;
-        let mut high: Vec<_> = Placement::new(layout, vcpu_count)
-            .tables
+        let tables = Placement::new(layout, vcpu_count).tables;
+        let tasks = (0..vcpu_count).map(|vcpu| task_state(VcpuIndex(vcpu)));
+        let mut pages: Vec<_> = [GDT, IDT, STUBS]
             .into_iter()
-            .filter_map(|table| layout.offset_of(Gpa(table), PAGE))
-            .map(|offset| page(offset as u64))
-            .filter(|&table| table >= page(LOW_TABLES_END))
+            .chain(tasks)
+            .chain(tables)
+            .filter_map(|page| layout.page_of(Gpa(page)))
             .collect();
-        high.sort_unstable();
-        Self {
-            low: [0..page(PARAMS), page(TASKS)..page(LOW_TABLES_END)],
-            high,
-        }
+        pages.sort_unstable();
+        Self(pages)
     }
 
     /// Whether a page is one of them.
     pub fn contains(&self, page: PageIndex) -> bool {
-        self.low.iter().any(|range| range.contains(&page.0))
-            || self.high.binary_search(&page.0).is_ok()
-    }
-
-    fn pages(&self) -> impl Iterator<Item = PageIndex> {
-        let low = self.low.clone().into_iter().flatten();
-        low.chain(self.high.iter().copied()).map(PageIndex)
+        self.0.binary_search(&page).is_ok()
     }
 
     /// Whether they are all as the loader wrote them.
@@ -114,7 +102,8 @@ impl Guarded {
         let loaded = Image::new(shape)?;
         write_page_tables(&loaded, &Placement::new(image.layout(), shape.vcpu_count))?;
         write_tables(&loaded, shape.vcpu_count, "")?;
-        Ok(self.pages().all(|page| image.page_equals(&loaded, page)))
+        let mut pages = self.0.iter();
+        Ok(pages.all(|&page| image.page_equals(&loaded, page)))
     }
 }
 

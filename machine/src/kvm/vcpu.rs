@@ -17,6 +17,9 @@ use crate::vcpu::StateError;
 
 /// Exits that one instruction may take. KVM lets a repeated one go on after 1024 steps.
 const PIECES_MAX: usize = 4096;
+/// A run whose forerunner ended by itself will do so too, and may last so many times longer than its
+/// limit says: ending one from outside, when it was not needed, costs as much as a short run.
+const LATENESS: u32 = 3;
 
 /// What can go wrong with a vCPU.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,8 @@ pub struct Vcpu {
     pub(super) privilege: Privilege,
     /// How far the guest's TSC is ahead of the host's, once that was asked.
     pub(super) tsc_ahead: Option<u64>,
+    /// So many runs have ended by themselves, one after the other.
+    own_ends: u32,
 }
 
 impl Vcpu {
@@ -73,6 +78,7 @@ impl Vcpu {
             restored: true,
             privilege,
             tsc_ahead: None,
+            own_ends: 0,
         };
         vcpu.request_sync_registers();
         Ok(vcpu)
@@ -96,17 +102,22 @@ impl Vcpu {
         &self.msr_indices
     }
 
-    /// Runs until an exit, a kick, or until `limit` has passed. A store is complete when this
-    /// returns; a load waits for [`Self::complete_read`].
+    /// Runs until an exit, a kick, or until `limit` has passed; after a run that ended by itself a
+    /// few times that. A store is complete when this returns; a load waits for [`Self::complete_read`].
     pub fn run(&mut self, limit: Option<Duration>) -> Result<RawExit, KvmError> {
         let deadline = limit.map(|limit| Instant::now() + limit);
+        let slack = limit.unwrap_or_default() * self.lateness();
         let exit = loop {
-            let exit = self.run_until(deadline)?;
+            let exit = self.run_until(deadline.map(|deadline| deadline + slack))?;
             // Without a kick, and in time, the timer was still set for an earlier run.
             let is_early = deadline.is_some_and(|deadline| Instant::now() < deadline);
             if exit != RawExit::Cut || !is_early || self.kicker.is_requested() {
                 break exit;
             }
+        };
+        self.own_ends = match exit {
+            RawExit::Cut => 0,
+            _ => self.own_ends.saturating_add(1),
         };
         match exit {
             RawExit::Write { address, .. } => self.finish_access(address, exit),
@@ -114,10 +125,14 @@ impl Vcpu {
         }
     }
 
-    fn run_until(&mut self, deadline: Option<Instant>) -> Result<RawExit, KvmError> {
+    fn lateness(&self) -> u32 {
+        if self.own_ends < 8 { 0 } else { LATENESS }
+    }
+
+    fn run_until(&mut self, latest: Option<Instant>) -> Result<RawExit, KvmError> {
         self.fd.set_kvm_immediate_exit(0);
-        if let (Some(attachment), Some(deadline)) = (&mut self.attachment, deadline) {
-            attachment.fire_by(deadline);
+        if let (Some(attachment), Some(latest)) = (&mut self.attachment, latest) {
+            attachment.fire_by(latest);
         }
         // A kick from before the flag was cleared would otherwise be lost.
         if self.kicker.is_requested() {

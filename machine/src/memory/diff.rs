@@ -25,6 +25,10 @@ impl PageCopy {
 const GROUP: usize = 64;
 type Masks = [u64; WORDS / GROUP];
 
+/// Which words of a page differ from another's: at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangedWords(Masks);
+
 /// A word of a page that may change meanwhile.
 ///
 /// # Safety
@@ -34,18 +38,19 @@ unsafe fn word(page: *const u64, at: usize) -> u64 {
     unsafe { page.wrapping_add(at).read_volatile() }
 }
 
-/// One bit a word: which differ.
+/// Which words differ, if any do.
 ///
 /// # Safety
-/// Both are readable pages. They may change meanwhile: the masks then tell nothing.
-unsafe fn changed_words(old: *const u64, new: *const u64) -> Masks {
-    if is_x86_feature_detected!("avx2") {
+/// Both are readable pages. They may change meanwhile: the answer then tells nothing.
+pub(crate) unsafe fn changed_words(old: *const u64, new: *const u64) -> Option<ChangedWords> {
+    let masks = if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2; the pages are as the caller says.
         unsafe { changed_words_avx2(old, new) }
     } else {
         // SAFETY: as above.
         unsafe { changed_words_anywhere(old, new) }
-    }
+    };
+    (masks != Masks::default()).then_some(ChangedWords(masks))
 }
 
 /// See [`changed_words`].
@@ -81,24 +86,19 @@ unsafe fn changed_words_avx2(old: *const u64, new: *const u64) -> Masks {
     })
 }
 
-/// Adds the runs of page `new` that differ from page `old` to `out`, at `address` and up; says
-/// whether there are any. Neighbouring changed words of a group are one run; its ends are trimmed to
-/// the byte.
+/// Adds the runs of page `new` that differ from page `old` to `out`, at `address` and up. `changed`
+/// are the words that differ: neighbouring ones are one run; its ends are trimmed to the byte.
 ///
 /// # Safety
-/// Both are readable pages, and nobody writes `new`. Writes to `old` meanwhile make the runs wrong,
-/// nothing worse.
+/// Both are readable pages, and nobody writes `new`. Writes to `old` since they were compared make
+/// the runs wrong, nothing worse.
 pub(crate) unsafe fn push_changed_runs(
     address: u64,
     old: *const u64,
     new: *const u64,
+    changed: &ChangedWords,
     out: &mut ByteRunsBuilder,
-) -> bool {
-    // SAFETY: the caller's promise.
-    let masks = unsafe { changed_words(old, new) };
-    if masks == Masks::default() {
-        return false;
-    }
+) {
     // SAFETY: a page that nobody writes.
     let bytes = unsafe { std::slice::from_raw_parts(new.cast::<u8>(), PAGE_BYTES) };
     // Nothing if somebody wrote `old` since.
@@ -108,22 +108,37 @@ pub(crate) unsafe fn push_changed_runs(
         // SAFETY: as above.
         old ^ unsafe { word(new, at) }
     };
-    for (group, mut mask) in masks.into_iter().enumerate() {
-        while mask != 0 {
-            let first_bit = mask.trailing_zeros();
-            let count = (mask >> first_bit).trailing_ones();
-            mask &= u64::MAX.checked_shl(first_bit + count).unwrap_or(0);
-            let first = group * GROUP + first_bit as usize;
-            let last = first + count as usize - 1;
-            let head = difference(first).trailing_zeros() as usize / 8;
-            let tail = difference(last).leading_zeros() as usize / 8;
-            let (start, end) = (first * 8 + head, last * 8 + 8 - tail);
-            if start < end {
-                out.push(address + start as u64, &bytes[start..end]);
-            }
+    let mut at = 0;
+    loop {
+        let first = changed.next(at, true);
+        if first == WORDS {
+            break;
+        }
+        at = changed.next(first, false);
+        let last = at - 1;
+        let head = difference(first).trailing_zeros() as usize / 8;
+        let tail = difference(last).leading_zeros() as usize / 8;
+        let (start, end) = (first * 8 + head, last * 8 + 8 - tail);
+        if start < end {
+            out.push(address + start as u64, &bytes[start..end]);
         }
     }
-    true
+}
+
+impl ChangedWords {
+    /// The first word from `at` on that has changed, or has not; one past the last if there is none.
+    fn next(&self, at: usize, has_changed: bool) -> usize {
+        let flip = if has_changed { 0 } else { u64::MAX };
+        let mut from = at % GROUP;
+        for group in at / GROUP..self.0.len() {
+            let rest = (self.0[group] ^ flip) >> from;
+            if rest != 0 {
+                return group * GROUP + from + rest.trailing_zeros() as usize;
+            }
+            from = 0;
+        }
+        WORDS
+    }
 }
 
 #[cfg(test)]
@@ -141,10 +156,14 @@ mod tests {
             *word = u64::from_le_bytes(chunk.try_into().unwrap());
         }
         let mut out = ByteRunsBuilder::default();
+        let (old, new) = (old.0.as_ptr(), new.0.as_ptr());
         // SAFETY: two pages of our own.
-        let is_changed =
-            unsafe { push_changed_runs(0x1000, old.0.as_ptr(), new.0.as_ptr(), &mut out) };
-        assert_eq!(is_changed, !changes.is_empty());
+        let changed = unsafe { changed_words(old, new) };
+        assert_eq!(changed.is_some(), !changes.is_empty());
+        if let Some(changed) = changed {
+            // SAFETY: as above.
+            unsafe { push_changed_runs(0x1000, old, new, &changed, &mut out) };
+        }
         out.finish()
             .iter()
             .map(|(address, bytes)| (address, bytes.to_vec()))
@@ -159,7 +178,7 @@ mod tests {
         }
         let (old, new) = (old.0.as_ptr(), new.0.as_ptr());
         // SAFETY: two pages of our own.
-        let found = unsafe { changed_words(old, new) };
+        let ChangedWords(found) = unsafe { changed_words(old, new) }.unwrap();
         // SAFETY: as above.
         assert_eq!(found, unsafe { changed_words_anywhere(old, new) });
         assert_eq!(found.iter().map(|mask| mask.count_ones()).sum::<u32>(), 7);
@@ -170,6 +189,9 @@ mod tests {
         assert_eq!(runs(&[]), vec![]);
         assert_eq!(runs(&[(13, 7)]), vec![(0x100d, vec![7])]);
         assert_eq!(runs(&[(7, 1), (8, 2)]), vec![(0x1007, vec![1, 2])]);
+        assert_eq!(runs(&[(511, 1), (512, 2)]), vec![(0x11ff, vec![1, 2])]);
+        let all: Vec<_> = (0..PAGE_BYTES).map(|at| (at, 1)).collect();
+        assert_eq!(runs(&all), vec![(0x1000, vec![1; PAGE_BYTES])]);
         assert_eq!(
             runs(&[(0, 1), (4095, 2)]),
             vec![(0x1000, vec![1]), (0x1fff, vec![2])]

@@ -9,6 +9,7 @@ mod mapping;
 mod residency;
 mod view;
 
+pub use diff::ChangedWords;
 pub use digest::{MemoryDigest, bytes_digest};
 pub use image::{Image, MemoryError};
 pub use layout::{HOLE_END, HOLE_START, Layout, PageIndex};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use samsara_commitlog::{ByteRunsBuilder, Gpa, PAGE_BYTES};
 
-use super::diff::push_changed_runs;
+use super::diff::{ChangedWords, changed_words, push_changed_runs};
 use super::image::{Image, MemoryError};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, NoFaultAround, Sharing};
@@ -58,13 +58,25 @@ impl View {
         self.image.layout()
     }
 
-    /// Adds the bytes of a private page that differ from the image to `out`; says whether any do.
-    pub fn push_changes(&self, page: PageIndex, out: &mut ByteRunsBuilder) -> bool {
+    /// Which words of a page differ from the image, if any do.
+    pub fn changed_words(&self, page: PageIndex) -> Option<ChangedWords> {
         let (old, new) = (self.image.page(page), self.page(page));
-        let address = self.layout().gpa_of(page).0;
         // SAFETY: two pages; the vCPU that could write the view's is not running, and a commit that
         // writes the image's makes the chunk stale.
-        unsafe { push_changed_runs(address, old.cast(), new.cast(), out) }
+        unsafe { changed_words(old.cast(), new.cast()) }
+    }
+
+    /// Adds the bytes of a page that differ from the image, in these words, to `out`.
+    pub fn push_changes(
+        &self,
+        page: PageIndex,
+        changed: &ChangedWords,
+        out: &mut ByteRunsBuilder,
+    ) {
+        let (old, new) = (self.image.page(page), self.page(page));
+        let address = self.layout().gpa_of(page).0;
+        // SAFETY: as in `changed_words`.
+        unsafe { push_changed_runs(address, old.cast(), new.cast(), changed, out) }
     }
 
     /// Copies private pages into the image. The caller holds the commit lock, and the vCPU stands

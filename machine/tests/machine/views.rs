@@ -104,7 +104,10 @@ fn views_are_isolated_and_changes_are_by_value() {
     assert_eq!(views[1].load(Gpa(FROM + 8)).unwrap(), 0);
     let changes = |view: &View| {
         let mut out = ByteRunsBuilder::default();
-        view.push_changes(page(view, FROM), &mut out);
+        let page = page(view, FROM);
+        if let Some(changed) = view.changed_words(page) {
+            view.push_changes(page, &changed, &mut out);
+        }
         out.finish()
             .iter()
             .map(|(at, bytes)| (at, bytes.to_vec()))
