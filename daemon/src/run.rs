@@ -149,10 +149,11 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     };
     notifier.stopping();
     world.stop();
-    services
-        .into_iter()
-        .chain([watchdog])
-        .for_each(|service| service.abort());
+    for service in services.into_iter().chain([watchdog]) {
+        service.abort();
+        // Until it is gone: the control socket's file goes with it.
+        let _ = service.await;
+    }
     finish(args, &board, result, emitter).await
 }
 

@@ -21,14 +21,13 @@ pub fn kvm() -> Result<(), String> {
 
 /// The machine for this test alone, or none if it has no KVM: the test is skipped then, which is said and counted.
 ///
-/// For tests of pairs and of whole runs. Processors shared by two of them would make both slow, and their bounds a matter
-/// of luck.
+/// For tests that compute much. Processors shared by two of them would make both slow, and their bounds a matter of luck.
 pub fn kvm_or_skip(test: &str) -> Option<Machine> {
     held_or_skip(test, File::lock)
 }
 
-/// The machine for this test and others that are content with a part of it: no time matters to them, and no guest of
-/// theirs runs for long.
+/// The machine for this test and others that are content with a part of it: they mostly wait, and no short time matters
+/// to them.
 pub fn kvm_shared_or_skip(test: &str) -> Option<Machine> {
     held_or_skip(test, File::lock_shared)
 }

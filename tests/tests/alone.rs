@@ -7,7 +7,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use samsara_config::Role;
-use samsara_tests::{Guest, Host, Joint, Pair, Site, kvm_or_skip, numbered_lines, wait, wait_file};
+use samsara_tests::{
+    Guest, Host, Joint, Pair, Site, kvm_shared_or_skip, numbered_lines, wait, wait_file,
+};
 use samsarad::exit::ExitCode;
 use samsarad::status::GateMode;
 
@@ -34,7 +36,7 @@ fn wait_bytes(host: &Host, bytes: usize) {
 #[test]
 fn a_primary_carries_on_without_its_backup() {
     const COUNT: u32 = 2000;
-    let Some(_machine) = kvm_or_skip("a_primary_carries_on_without_its_backup") else {
+    let Some(_machine) = kvm_shared_or_skip("a_primary_carries_on_without_its_backup") else {
         return;
     };
     let site = Site::new().unwrap();
@@ -58,7 +60,7 @@ fn a_primary_carries_on_without_its_backup() {
 #[test]
 fn outputs_stay_until_the_arbiter_is_back() {
     const COUNT: u32 = 3000;
-    let Some(_machine) = kvm_or_skip("outputs_stay_until_the_arbiter_is_back") else {
+    let Some(_machine) = kvm_shared_or_skip("outputs_stay_until_the_arbiter_is_back") else {
         return;
     };
     let site = Site::new().unwrap();
@@ -122,7 +124,7 @@ fn outputs_stay_until_the_arbiter_is_back() {
 #[test]
 fn a_primary_that_slept_stops() {
     const COUNT: u32 = 2500;
-    let Some(_machine) = kvm_or_skip("a_primary_that_slept_stops") else {
+    let Some(_machine) = kvm_shared_or_skip("a_primary_that_slept_stops") else {
         return;
     };
     let site = Site::new().unwrap();
@@ -160,7 +162,7 @@ fn a_primary_that_slept_stops() {
 #[test]
 fn a_survivor_is_protected_again_and_killed_too() {
     const COUNT: u32 = 5000;
-    let Some(_machine) = kvm_or_skip("a_survivor_is_protected_again_and_killed_too") else {
+    let Some(_machine) = kvm_shared_or_skip("a_survivor_is_protected_again_and_killed_too") else {
         return;
     };
     let site = Site::new().unwrap();
@@ -203,7 +205,7 @@ fn a_survivor_is_protected_again_and_killed_too() {
 /// A guest's own status, other than 0, goes through both ways out.
 #[test]
 fn the_guests_status_is_the_exit_status_of_both() {
-    let Some(_machine) = kvm_or_skip("the_guests_status_is_the_exit_status_of_both") else {
+    let Some(_machine) = kvm_shared_or_skip("the_guests_status_is_the_exit_status_of_both") else {
         return;
     };
     let site = Site::new().unwrap();

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use samsara_config::Role;
-use samsara_tests::{Guest, Joint, Pair, Site, Status, kvm_or_skip, numbered_lines};
+use samsara_tests::{Guest, Joint, Pair, Site, Status, kvm_shared_or_skip, numbered_lines};
 
 const BOUND: Duration = Duration::from_mins(1);
 const QUIET: Duration = Duration::from_millis(300);
@@ -14,7 +14,7 @@ const COUNT: u32 = 2000;
 
 #[test]
 fn a_backup_goes_live_by_the_operators_word() {
-    let Some(_machine) = kvm_or_skip("a_backup_goes_live_by_the_operators_word") else {
+    let Some(_machine) = kvm_shared_or_skip("a_backup_goes_live_by_the_operators_word") else {
         return;
     };
     let site = Site::new().unwrap();
@@ -60,7 +60,7 @@ fn a_backup_goes_live_by_the_operators_word() {
 /// samsaractl says what the daemon says.
 #[test]
 fn status_is_shown_for_people_and_for_scripts() {
-    let Some(_machine) = kvm_or_skip("status_is_shown_for_people_and_for_scripts") else {
+    let Some(_machine) = kvm_shared_or_skip("status_is_shown_for_people_and_for_scripts") else {
         return;
     };
     let site = Site::new().unwrap();

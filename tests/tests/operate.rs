@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use samsara_tests::{Guest, Pair, Seat, Site, kvm_or_skip};
+use samsara_tests::{Guest, Pair, Seat, Site, kvm_shared_or_skip};
 use serde_json::Value;
 
 const BOUND: Duration = Duration::from_mins(1);
@@ -157,7 +157,7 @@ impl Prometheus {
 
 #[test]
 fn prometheus_sees_a_failover() {
-    let Some(_machine) = kvm_or_skip("prometheus") else {
+    let Some(_machine) = kvm_shared_or_skip("prometheus") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -304,7 +304,7 @@ impl Notified {
 
 #[test]
 fn a_service_manager_hears_a_primary_that_waits() {
-    let Some(_machine) = kvm_or_skip("notify, primary") else {
+    let Some(_machine) = kvm_shared_or_skip("notify, primary") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -333,7 +333,7 @@ fn a_service_manager_hears_a_primary_that_waits() {
 
 #[test]
 fn a_service_manager_hears_a_guest_that_ends() {
-    let Some(_machine) = kvm_or_skip("notify, standalone") else {
+    let Some(_machine) = kvm_shared_or_skip("notify, standalone") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -356,7 +356,7 @@ fn a_service_manager_hears_a_guest_that_ends() {
 
 #[test]
 fn people_and_probes_are_answered() {
-    let Some(_machine) = kvm_or_skip("status") else {
+    let Some(_machine) = kvm_shared_or_skip("status") else {
         return;
     };
     let site = Site::new().expect("site");

@@ -129,7 +129,10 @@ impl<C: Cpu> ChunkRunner<C> {
     pub(super) fn next_company(&mut self) -> Company {
         let asked = self.lane().take_turns_asked();
         self.pacing.take_turns(asked);
-        self.company()
+        match self.company() {
+            Company::Turns if self.shared.settings.faults.side_by_side => Company::All,
+            company => company,
+        }
     }
 
     /// Runs one chunk to its commit or squash.

@@ -12,6 +12,8 @@ pub struct Faults {
     pub unchecked: bool,
     /// Every chunk whose number is a multiple of this is squashed, lost or not; 0 for none.
     pub squash_every: u64,
+    /// No vCPU takes turns: conflicts are as many as can be.
+    pub side_by_side: bool,
 }
 
 /// A mistake.

@@ -17,7 +17,7 @@ const IMPATIENCE: Duration = Duration::from_secs(4);
 /// A guest whose locks no longer work may also never end. It is not waited for much longer than it takes without the
 /// mistake.
 fn impatience(sound: Duration) -> Duration {
-    (Duration::from_millis(300) + 3 * sound).min(IMPATIENCE)
+    (Duration::from_millis(300) + 2 * sound).min(IMPATIENCE)
 }
 
 fn litmus() -> Guest {
@@ -40,6 +40,7 @@ fn is_noticed(guest: &Guest, mistake: Mistake, squash_every: u64) {
         mistake: None,
         unchecked: true,
         squash_every,
+        ..Faults::default()
     };
     let started = Instant::now();
     let (answer, _) = recorded(&host, guest, settings(sound), PATIENCE).unwrap();
@@ -72,6 +73,7 @@ fn litmus_notices_lost_residency() {
     let run = |mistake, patience| {
         let faults = Faults {
             mistake,
+            side_by_side: true,
             ..Faults::default()
         };
         recorded(&host, &guest, settings(faults), patience).map(|(answer, _)| answer)

@@ -234,6 +234,7 @@ fn noticed(mistake: Mistake, squash_every: u64) {
         mistake: Some(mistake),
         unchecked: true,
         squash_every,
+        ..Faults::default()
     };
     let patience = impatience(squash_every);
     let found = (0..200).find_map(|seed| {

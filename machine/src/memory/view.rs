@@ -67,12 +67,7 @@ impl View {
     }
 
     /// Adds the bytes of a page that differ from the image, in these words, to `out`.
-    pub fn push_changes(
-        &self,
-        page: PageIndex,
-        changed: &ChangedWords,
-        out: &mut ByteRunsBuilder,
-    ) {
+    pub fn push_changes(&self, page: PageIndex, changed: &ChangedWords, out: &mut ByteRunsBuilder) {
         let (old, new) = (self.image.page(page), self.page(page));
         let address = self.layout().gpa_of(page).0;
         // SAFETY: as in `changed_words`.

@@ -1,6 +1,6 @@
 //! SIGTERM in every role: status 82, and nothing lost.
 
-use samsara_tests::{Guest, Host, Pair, Site, kvm_or_skip, numbered_lines};
+use samsara_tests::{Guest, Host, Pair, Site, kvm_shared_or_skip, numbered_lines};
 use samsarad::exit::ExitCode::Stopped;
 
 use crate::ran::{BOUND, Ran};
@@ -17,7 +17,7 @@ fn lines(output: &[u8]) -> u32 {
 
 #[test]
 fn a_standalone_host() {
-    let Some(_machine) = kvm_or_skip("SIGTERM, standalone") else {
+    let Some(_machine) = kvm_shared_or_skip("SIGTERM, standalone") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -36,7 +36,7 @@ fn a_standalone_host() {
 
 #[test]
 fn a_primary_hands_over() {
-    let Some(_machine) = kvm_or_skip("SIGTERM, primary") else {
+    let Some(_machine) = kvm_shared_or_skip("SIGTERM, primary") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -57,7 +57,7 @@ fn a_primary_hands_over() {
 
 #[test]
 fn a_backup_leaves() {
-    let Some(_machine) = kvm_or_skip("SIGTERM, backup") else {
+    let Some(_machine) = kvm_shared_or_skip("SIGTERM, backup") else {
         return;
     };
     let site = Site::new().expect("site");
@@ -76,7 +76,7 @@ fn a_backup_leaves() {
 
 #[test]
 fn hosts_that_wait() {
-    let Some(_machine) = kvm_or_skip("SIGTERM, waiting") else {
+    let Some(_machine) = kvm_shared_or_skip("SIGTERM, waiting") else {
         return;
     };
     let site = Site::new().expect("site");
