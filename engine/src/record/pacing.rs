@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn turns_that_others_ask_for_are_taken_for_as_many_chunks_or_less_time() {
+        let mut pacing = Pacing::new(MIN, MAX, 100);
+        pacing.take_turns(32);
+        assert_eq!(turns(&mut pacing), 32);
+        pacing.take_turns(32);
+        pacing.committed(MAX, Boundary::Timer, false);
+        assert_eq!(turns(&mut pacing), 27, "5 ms count for five");
+    }
+
+    #[test]
     fn who_loses_little_runs_beside_the_others() {
         let mut pacing = Pacing::new(MIN, MAX, 100);
         for _ in 0..1000 {
