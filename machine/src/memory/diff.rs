@@ -158,11 +158,11 @@ mod tests {
         let mut out = ByteRunsBuilder::default();
         let (old, new) = (old.0.as_ptr(), new.0.as_ptr());
         // SAFETY: two pages of our own.
-        let changed = unsafe { changed_words(old, new) };
-        assert_eq!(changed.is_some(), !changes.is_empty());
-        if let Some(changed) = changed {
+        let words = unsafe { changed_words(old, new) };
+        assert_eq!(words.is_some(), !changes.is_empty());
+        if let Some(words) = words {
             // SAFETY: as above.
-            unsafe { push_changed_runs(0x1000, old, new, &changed, &mut out) };
+            unsafe { push_changed_runs(0x1000, old, new, &words, &mut out) };
         }
         out.finish()
             .iter()
