@@ -69,7 +69,7 @@ pub const KEYS: &[Key] = &[
 
     set("recording.mode", "\"on\"", "\"on\" or \"off\"", "\"off\" runs an ordinary VM: no log, no backup; for comparisons"),
     set("recording.chunk_min_us", "200", "a whole number from 10 to 1000000", "shortest chunk timer, microseconds"),
-    set("recording.chunk_max_us", "5000", "a whole number from 10 to 1000000", "longest chunk timer, microseconds"),
+    set("recording.chunk_max_us", "5000", "a whole number from 10 to 1000000", "longest chunk timer, microseconds; far below what a commit takes, guests that write much hardly get on"),
     set("recording.digest_every", "256", "a whole number from 0 to 1000000000", "commits between two digests of the whole machine; 0: never"),
     set("recording.held_pages_max", "0", "a whole number from 0 to 16777216", "most pages that a view keeps writable across chunks; 0: automatic"),
     set("recording.squashes_before_exclusive", "4", "a whole number from 1 to 1000", "squashes in a row after which a chunk runs while the others wait"),

@@ -1,6 +1,6 @@
 //! The write set of a chunk, by value.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use samsara_commitlog::{ByteRuns, ByteRunsBuilder, Effects};
 use samsara_machine::machine::ChunkDigest;
@@ -27,19 +27,26 @@ pub(super) struct Changes {
 
 impl Changes {
     /// The bytes in which the held pages differ from the image. `room` is how many bytes the last
-    /// chunk's encoded runs took, and then this one's: they may be as many. Vcpus that wait for their
-    /// turn help to compare.
+    /// chunk's encoded runs took, and then this one's: they may be as many. With `helpers`, vCPUs that
+    /// wait for their turn compare a part of the pages.
     pub(super) fn find(
         view: &Arc<View>,
         held: &mut HeldPages,
         room: &mut usize,
-        rotation: &Rotation,
+        helpers: Option<&Rotation>,
     ) -> Self {
         let mut runs = ByteRunsBuilder::with_capacity(*room);
         let mut pages = Vec::new();
-        for (page, changed) in changed_pages(view, held.pages().collect(), rotation) {
+        let mut add = |(page, changed)| {
             view.push_changes(page, &changed, &mut runs);
             pages.push(page);
+        };
+        match helpers {
+            Some(rotation) if held.count() > PART => {
+                let parts = compare_together(view, held.pages().collect(), rotation);
+                parts.into_iter().flatten().for_each(&mut add);
+            }
+            _ => changed_pages(view, held.pages()).for_each(&mut add),
         }
         held.changed(&pages);
         *room = runs.encoded_bytes();
@@ -55,23 +62,33 @@ impl Changes {
 
 /// Those of `pages` that differ from the image, in the same order.
 fn changed_pages(
+    view: &View,
+    pages: impl Iterator<Item = PageIndex>,
+) -> impl Iterator<Item = (PageIndex, ChangedWords)> {
+    pages.filter_map(|page| Some((page, view.changed_words(page)?)))
+}
+
+/// The same, by parts, with those that wait for their turn.
+fn compare_together(
     view: &Arc<View>,
     pages: Vec<PageIndex>,
     rotation: &Rotation,
-) -> Vec<(PageIndex, ChangedWords)> {
-    let parts: Arc<[OnceLock<Vec<_>>]> = pages.chunks(PART).map(|_| OnceLock::new()).collect();
-    rotation.share(Job::new(parts.len(), {
-        let (view, parts) = (Arc::clone(view), Arc::clone(&parts));
+) -> Vec<Vec<(PageIndex, ChangedWords)>> {
+    let found: Arc<[Mutex<Option<Vec<_>>>]> =
+        pages.chunks(PART).map(|_| Mutex::default()).collect();
+    rotation.share(Job::new(found.len(), {
+        let (view, found) = (Arc::clone(view), Arc::clone(&found));
         move |number| {
             let part = pages.chunks(PART).nth(number).unwrap_or_default();
-            let changed = part
-                .iter()
-                .filter_map(|&page| Some((page, view.changed_words(page)?)));
-            parts[number].get_or_init(|| changed.collect());
+            let changed = changed_pages(&view, part.iter().copied()).collect();
+            *found[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(changed);
         }
     }));
-    let found = |part: &OnceLock<Vec<_>>| part.get().cloned().expect("every part has been done");
-    parts.iter().flat_map(found).collect()
+    let take = |part: &Mutex<Option<_>>| part.lock().ok()?.take();
+    let parts = found.iter().map(take);
+    parts
+        .collect::<Option<_>>()
+        .expect("invariant 6: every held page has been compared")
 }
 
 /// Whether a chunk changed more than a record carries.

@@ -353,7 +353,7 @@ impl<C: Cpu> ChunkRunner<C> {
             RawExit::Cut => Boundary::Kick,
             _ => Boundary::Exit,
         };
-        let memory = (!is_load).then(|| self.changes());
+        let memory = (!is_load).then(|| self.changes(true));
         Ok(Found {
             started_after,
             boundary,
@@ -362,10 +362,12 @@ impl<C: Cpu> ChunkRunner<C> {
         })
     }
 
-    fn changes(&mut self) -> Changes {
+    /// The memory that the chunk changed. Nobody is asked to help under the commit lock.
+    fn changes(&mut self, may_share: bool) -> Changes {
         let shared = &self.shared;
         let view = &shared.lane(self.index).view;
-        Changes::find(view, &mut self.held, &mut self.runs_bytes, &shared.rotation)
+        let helpers = may_share.then_some(&shared.rotation);
+        Changes::find(view, &mut self.held, &mut self.runs_bytes, helpers)
     }
 
     fn commit(
@@ -436,7 +438,7 @@ impl<C: Cpu> ChunkRunner<C> {
             runs: memory,
             pages,
             digest,
-        } = memory.unwrap_or_else(|| self.changes());
+        } = memory.unwrap_or_else(|| self.changes(false));
         let vcpu = self.end.changes_since(&self.start);
         count(
             &self.shared.stats.effect_bytes,

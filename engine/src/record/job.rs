@@ -1,6 +1,10 @@
 //! Work on many pages in parts, which threads share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long the last parts are waited for before others get the processor: they take less.
+const SPIN: Duration = Duration::from_micros(100);
 
 /// Work in parts, done by whoever comes.
 pub(super) struct Job {
@@ -36,10 +40,6 @@ impl Job {
         }
     }
 
-    pub(super) fn parts(&self) -> usize {
-        self.parts
-    }
-
     /// Whether there is a part that nobody has begun.
     pub(super) fn is_open(&self) -> bool {
         self.begun.load(Ordering::Relaxed) < self.parts
@@ -59,8 +59,13 @@ impl Job {
     /// Does what is left, and waits for what others have begun.
     pub(super) fn finish(&self) {
         self.help();
+        let since = Instant::now();
         while self.finished.load(Ordering::Acquire) < self.parts {
-            std::hint::spin_loop();
+            if since.elapsed() < SPIN {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
         }
     }
 }

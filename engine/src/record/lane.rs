@@ -57,7 +57,7 @@ pub(super) struct Lane {
     /// Microseconds since `epoch` at which the running chunk began; 0 between chunks.
     running_since: AtomicU64,
     epoch: Instant,
-    /// For how many chunks others have asked this vCPU to take turns with them.
+    /// For how many chunks, or milliseconds, others have asked this vCPU to take turns with them.
     turns_asked: AtomicU32,
 }
 
@@ -158,7 +158,28 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use samsara_commitlog::Shape;
+    use samsara_machine::memory::Image;
+
+    use super::super::held::HeldPages;
     use super::*;
+
+    #[test]
+    fn turns_are_asked_of_those_that_hold_the_pages() {
+        let shape = Shape {
+            vcpu_count: 1,
+            memory_bytes: 16 << 20,
+        };
+        let image = Arc::new(Image::new(shape).unwrap());
+        let lane = Lane::new(Arc::new(View::new(&image).unwrap()), Box::new(|| ()));
+        HeldPages::default().insert(&lane.held, PageIndex(7));
+        lane.ask_for_turns(5, &[PageIndex(6), PageIndex(8)]);
+        assert_eq!(lane.take_turns_asked(), 0);
+        lane.ask_for_turns(5, &[PageIndex(6), PageIndex(7)]);
+        lane.ask_for_turns(3, &[PageIndex(7)]);
+        assert_eq!(lane.take_turns_asked(), 5);
+        assert_eq!(lane.take_turns_asked(), 0);
+    }
 
     #[test]
     fn write_sets_do_not_pile_up() {

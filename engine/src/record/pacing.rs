@@ -22,7 +22,7 @@ const MEMORY: u32 = 16;
 const AFTER_WAIT: u32 = 8;
 /// From one part lost to so many kept on, a vCPU takes turns.
 const LOST_PARTS: u32 = 2;
-/// Chunks for which turns are taken, the first time and at most.
+/// Chunks, or milliseconds if they are longer, for which turns are taken, the first time and at most.
 const TURNS_MIN: u32 = 32;
 const TURNS_MAX: u32 = 256;
 /// How long a vCPU keeps its turn while it gets on: what a change of turns costs is spread over it.
@@ -61,7 +61,7 @@ pub(super) struct Pacing {
     cost: Duration,
     /// How long this vCPU has run in the turn that it has.
     turn: Duration,
-    /// Chunks for which this vCPU still takes turns.
+    /// Chunks, or milliseconds if they are longer, for which this vCPU still takes turns.
     turns_left: u32,
     /// Chunks for which it will the next time.
     turns: u32,
@@ -173,7 +173,7 @@ impl Pacing {
         self.turns_left = self.turns_left.max(chunks);
     }
 
-    /// For how many chunks this vCPU still takes turns.
+    /// For how many chunks, or milliseconds, this vCPU still takes turns.
     pub(super) fn turns_left(&self) -> u32 {
         self.turns_left
     }

@@ -29,14 +29,24 @@ struct Waiting {
     job: Option<Arc<Job>>,
 }
 
-/// A turn; over when dropped.
+/// A turn, or a place in the line; over when dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Rotation);
+pub(super) struct Turn<'a> {
+    rotation: &'a Rotation,
+    ticket: u64,
+}
+
+/// A job that others may take part in; withdrawn when dropped.
+struct Offer<'a>(&'a Rotation);
 
 impl Rotation {
-    /// Waits for a turn.
+    /// Waits for a turn, and does parts of the others' jobs meanwhile.
     pub(super) fn enter(&self) -> Turn<'_> {
         let ticket = self.next.fetch_add(1, Ordering::SeqCst);
+        let turn = Turn {
+            rotation: self,
+            ticket,
+        };
         let mut since = Instant::now();
         while !self.is_served(ticket) {
             if let Some(job) = self.open_job() {
@@ -48,35 +58,31 @@ impl Rotation {
             }
             std::hint::spin_loop();
         }
-        Turn(self)
+        turn
     }
 
     /// Does a job, with those that wait for their turn.
     pub(super) fn share(&self, job: Job) {
         let job = Arc::new(job);
-        let is_offered = job.parts() > 1 && self.offer(&job);
+        let _offer = self.offer(&job);
         job.finish();
-        if is_offered {
-            self.has_job.store(false, Ordering::Relaxed);
-            self.lock().job = None;
-        }
     }
 
-    fn offer(&self, job: &Arc<Job>) -> bool {
+    fn offer(&self, job: &Arc<Job>) -> Option<Offer<'_>> {
         let in_line = self.next.load(Ordering::SeqCst) - self.served.load(Ordering::SeqCst);
         if in_line < 2 {
-            return false;
+            return None;
         }
         let mut waiting = self.lock();
         if waiting.job.is_some() {
-            return false;
+            return None;
         }
         waiting.job = Some(Arc::clone(job));
         self.has_job.store(true, Ordering::Relaxed);
         if waiting.sleepers > 0 {
             self.changed.notify_all();
         }
-        true
+        Some(Offer(self))
     }
 
     fn open_job(&self) -> Option<Arc<Job>> {
@@ -92,9 +98,13 @@ impl Rotation {
 
     /// Sleeps until the turn has come, or there is something to do.
     fn sleep(&self, ticket: u64) {
+        self.sleep_while(|waiting| !self.is_served(ticket) && waiting.open_job().is_none());
+    }
+
+    fn sleep_while(&self, is_early: impl Fn(&Waiting) -> bool) {
         let mut waiting = self.lock();
         waiting.sleepers += 1;
-        while !self.is_served(ticket) && waiting.open_job().is_none() {
+        while is_early(&waiting) {
             let waited = self.changed.wait(waiting);
             waiting = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -114,12 +124,22 @@ impl Waiting {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        let Self { rotation, ticket } = *self;
+        // Whoever leaves the line by a panic waits too: the place after it must come after it.
+        rotation.sleep_while(|_| !rotation.is_served(ticket));
         // Under the lock, so that nobody falls asleep between its last look and this.
-        let waiting = self.0.lock();
-        self.0.served.fetch_add(1, Ordering::SeqCst);
+        let waiting = rotation.lock();
+        rotation.served.fetch_add(1, Ordering::SeqCst);
         if waiting.sleepers > 0 {
-            self.0.changed.notify_all();
+            rotation.changed.notify_all();
         }
+    }
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        self.0.has_job.store(false, Ordering::Relaxed);
+        self.0.lock().job = None;
     }
 }
 
@@ -154,6 +174,82 @@ mod tests {
         assert_eq!(
             counts.each_ref().map(|count| count.load(Ordering::SeqCst)),
             [1000, 1000]
+        );
+    }
+
+    /// Waits until so many are in line.
+    fn wait_for_line(rotation: &Rotation, count: u64) {
+        while rotation.next.load(Ordering::SeqCst) < count {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn who_waits_helps_asleep_or_not() {
+        for pause in [Duration::ZERO, SPIN * 20] {
+            let rotation = Arc::new(Rotation::default());
+            let turn = rotation.enter();
+            let waiter = std::thread::spawn({
+                let rotation = Arc::clone(&rotation);
+                move || drop(rotation.enter())
+            });
+            wait_for_line(&rotation, 2);
+            std::thread::sleep(pause);
+            let own = std::thread::current().id();
+            let helped = Arc::new(AtomicU64::new(0));
+            rotation.share(Job::new(2, {
+                let helped = Arc::clone(&helped);
+                // The owner does one part, and waits in it for the other to be done.
+                move |_| {
+                    if std::thread::current().id() == own {
+                        while helped.load(Ordering::SeqCst) == 0 {
+                            std::thread::yield_now();
+                        }
+                    } else {
+                        helped.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }));
+            assert!(rotation.open_job().is_none());
+            drop(turn);
+            waiter.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_helper_that_panics_leaves_the_line() {
+        let rotation = Arc::new(Rotation::default());
+        let turn = rotation.enter();
+        let waiters: Vec<_> = (2..4)
+            .map(|in_line| {
+                let rotation_there = Arc::clone(&rotation);
+                let waiter = std::thread::spawn(move || drop(rotation_there.enter()));
+                wait_for_line(&rotation, in_line);
+                waiter
+            })
+            .collect();
+        let own = std::thread::current().id();
+        let has_panicked = Arc::new(AtomicBool::new(false));
+        rotation.share(Job::new(2, {
+            let has_panicked = Arc::clone(&has_panicked);
+            move |_| {
+                if std::thread::current().id() != own {
+                    assert!(has_panicked.swap(true, Ordering::SeqCst), "on purpose");
+                }
+                while !has_panicked.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+        }));
+        drop(turn);
+        let ends: Vec<_> = waiters
+            .into_iter()
+            .map(|waiter| waiter.join().is_ok())
+            .collect();
+        assert_eq!(
+            ends.iter().filter(|is_ok| **is_ok).count(),
+            1,
+            "one panics, both end"
         );
     }
 }

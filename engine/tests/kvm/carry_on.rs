@@ -1,6 +1,7 @@
 //! A machine whose recorder is gone is carried on from the consumer's copy.
 
 use samsara_engine::Faults;
+use samsara_machine::kvm::Privilege;
 
 use crate::world::{Guest, PATIENCE, Recorded, host, native, settings};
 
@@ -18,6 +19,7 @@ fn carries_on(guest: &Guest, frames: &[usize]) {
             assert_eq!(before, expected);
             continue;
         }
+        assert_eq!(machine.privilege().unwrap(), Privilege::User);
         let second = Recorded::start(&host, guest, machine, settings(Faults::default())).unwrap();
         second.world.wait_for_end(PATIENCE).unwrap();
         let (after, ..) = second.stop().unwrap();

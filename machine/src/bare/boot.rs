@@ -6,7 +6,7 @@ use samsara_commitlog::VcpuIndex;
 use super::program::{PARAMS_MAX, Program, ProgramError};
 use super::tables::{self, Placement};
 use crate::kvm::{Host, KvmError, Privilege, Vm};
-use crate::memory::{Image, MemoryError};
+use crate::memory::{Image, Layout, MemoryError};
 use crate::vcpu::VcpuState;
 
 /// Why a bare guest cannot be booted.
@@ -80,6 +80,34 @@ pub fn boot(
             Ok(state)
         })
         .collect()
+}
+
+/// Whether these vCPUs are where a guest cannot get to CPL 0 but through the loader's tables: at CPL 3,
+/// with all that leads out of it as [`boot`] made it.
+pub(crate) fn are_confined(vcpus: &[VcpuState], layout: Layout) -> bool {
+    let root = Placement::new(layout, vcpus.len() as u8).root();
+    let mut vcpus = (0..).map(VcpuIndex).zip(vcpus);
+    vcpus.all(|(index, state)| is_confined(state, index, root))
+}
+
+fn is_confined(state: &VcpuState, index: VcpuIndex, root: u64) -> bool {
+    const SYSENTER_CS: u32 = 0x174;
+    let sregs = state.sregs();
+    let has_its_mode = sregs.cs.dpl == 3
+        && sregs.ss.dpl == 3
+        && sregs.cr0 == CR0
+        && sregs.cr4 & !CR4_OSXSAVE == CR4
+        && sregs.efer == EFER
+        && state.msr(SYSENTER_CS).unwrap_or_default() == 0;
+    let has_its_tables = sregs.cr3 == root
+        && sregs.tr.base == tables::task_state(index)
+        && sregs.tr.selector == tables::task_selector(index)
+        && sregs.ldt.selector == 0;
+    let [gdt, idt] = tables::descriptor_tables();
+    has_its_mode
+        && has_its_tables
+        && (sregs.gdt.base, sregs.gdt.limit) == gdt
+        && (sregs.idt.base, sregs.idt.limit) == idt
 }
 
 /// 64-bit mode at CPL 3, on the loader's tables.

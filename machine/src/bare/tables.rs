@@ -295,6 +295,45 @@ mod tests {
         assert_eq!(placement.program_end, Gpa((64 << 20) - 16 * STACK_BYTES));
     }
 
+    /// Every page that the loader writes, but the parameters, decides what runs at CPL 0.
+    #[test]
+    fn what_the_loader_wrote_is_guarded() {
+        for (mib, vcpu_count) in [(16, 1), (64, 16), (2048, 3)] {
+            let shape = Shape {
+                vcpu_count,
+                memory_bytes: mib << 20,
+            };
+            let image = Image::new(shape).unwrap();
+            let layout = image.layout();
+            let placement = Placement::new(layout, vcpu_count);
+            write_page_tables(&image, &placement).unwrap();
+            write_tables(&image, vcpu_count, "x").unwrap();
+            let guarded = Guarded::new(layout, vcpu_count);
+            let untouched = Image::new(shape).unwrap();
+            let low = (0..LOW_TABLES_END).step_by(PAGE_BYTES);
+            let mut written = 0;
+            for page in low
+                .chain(placement.tables)
+                .filter_map(|page| layout.page_of(Gpa(page)))
+            {
+                let is_written = !image.page_equals(&untouched, page);
+                let is_parameters = layout.gpa_of(page) == Gpa(PARAMS);
+                assert_eq!(
+                    guarded.contains(page),
+                    is_written && !is_parameters,
+                    "{page:?}"
+                );
+                written += usize::from(is_written);
+            }
+            assert!(written > 4 + usize::from(vcpu_count));
+            assert!(guarded.are_intact(&image, shape).unwrap());
+            image
+                .write(Gpa(task_state(VcpuIndex(vcpu_count - 1)) + 36), &[1])
+                .unwrap();
+            assert!(!guarded.are_intact(&image, shape).unwrap());
+        }
+    }
+
     #[test]
     fn large_machines_keep_them_at_the_top_and_off_the_hole() {
         for mib in [2048, 3072, 3073, 4096, 65536] {

@@ -133,9 +133,9 @@ impl Attachment {
         })
     }
 
-    /// Sees to it that the timer fires at `latest` or before. Setting it costs a system call, a run that it ends costs several, and most chunks end long before
-    /// theirs: so one that is set for an earlier moment is left alone, and a run that it ends too early
-    /// goes on.
+    /// Sees to it that the timer fires at `latest` or before. Setting it costs a system call, and most
+    /// chunks end long before theirs: so one that is set for an earlier moment is left alone, and a run
+    /// that it ends too early goes on.
     pub(super) fn fire_by(&mut self, latest: Instant) {
         let now = Instant::now();
         let is_set = self.fires_at.is_some_and(|at| at > now && at <= latest);

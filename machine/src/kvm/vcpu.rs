@@ -116,7 +116,7 @@ impl Vcpu {
             }
         };
         self.own_ends = match exit {
-            RawExit::Cut => 0,
+            RawExit::Cut | RawExit::RingFull => 0,
             _ => self.own_ends.saturating_add(1),
         };
         match exit {

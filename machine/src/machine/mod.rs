@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, GuestTime, Shape, VcpuIndex};
 
-use crate::bare::{BareDevices, Guarded};
+use crate::bare::{BareDevices, Guarded, are_confined};
 use crate::kvm::Privilege;
 use crate::memory::{Image, MemoryDigest, MemoryError};
 use crate::vcpu::VcpuState;
@@ -105,11 +105,12 @@ impl Machine {
         Guarded::new(self.image.layout(), self.shape().vcpu_count)
     }
 
-    /// What the guest's code may change of its vCPUs: little, as long as it leaves the guarded pages
-    /// alone.
+    /// What the guest's code may change of its vCPUs: little, as long as it is kept at CPL 3 and leaves
+    /// the guarded pages alone.
     pub fn privilege(&self) -> Result<Privilege, MemoryError> {
-        let is_intact = self.guarded().are_intact(&self.image, self.shape())?;
-        Ok(if is_intact {
+        let is_confined = are_confined(&self.vcpus, self.image.layout())
+            && self.guarded().are_intact(&self.image, self.shape())?;
+        Ok(if is_confined {
             Privilege::User
         } else {
             Privilege::Kernel

@@ -129,12 +129,12 @@ fn registers_are_zero_but_for_those_named() {
     assert_eq!(regs.rsp % 16, 0);
 }
 
-/// Stores to MARK twice, then spins.
-fn two_stores_and_a_loop() -> Vec<u8> {
+/// Stores to MARK so often, then spins.
+fn stores_and_a_loop(stores: usize) -> Vec<u8> {
     let mark = ((DEVICE_PAGE + register::MARK) as u32).to_le_bytes();
     let mut code = vec![0xba]; // mov edx, MARK
     code.extend(mark);
-    code.extend([0x48, 0x89, 0x02, 0x48, 0x89, 0x02]); // mov [rdx], rax; mov [rdx], rax
+    code.extend([0x48, 0x89, 0x02].repeat(stores)); // mov [rdx], rax
     code.extend([0xeb, 0xfe]); // jmp $
     code
 }
@@ -144,7 +144,7 @@ fn two_stores_and_a_loop() -> Vec<u8> {
 fn runs_last_as_long_as_they_may() {
     let Some(host) = host() else { return };
     let image = image(16 * MIB);
-    let file = write(&Elf::of(&two_stores_and_a_loop()).bytes());
+    let file = write(&Elf::of(&stores_and_a_loop(2)).bytes());
     let program = Program::open(file.path()).unwrap();
     let states = boot(&host, &image, 1, &program, "").unwrap();
     let vm = Vm::on_image(&host, &image).unwrap();
@@ -173,4 +173,44 @@ fn runs_last_as_long_as_they_may() {
     );
     // More than 0.2 seconds of any clock that counts at 100 MHz or faster.
     assert!(clocks[2] - clocks[1] > 20_000_000, "{clocks:?}");
+}
+
+/// A vCPU whose runs have ended by themselves for long is given more time than the limit, not much
+/// more, and none after a kick.
+#[test]
+fn a_run_after_many_that_ended_by_themselves_ends_too() {
+    let Some(host) = host() else { return };
+    let image = image(16 * MIB);
+    let file = write(&Elf::of(&stores_and_a_loop(20)).bytes());
+    let program = Program::open(file.path()).unwrap();
+    let states = boot(&host, &image, 1, &program, "").unwrap();
+    let vm = Vm::on_image(&host, &image).unwrap();
+    let mut vcpu = vm.vcpu(&host, VcpuIndex(0), Privilege::User).unwrap();
+    vcpu.attach().unwrap();
+    let limit = Duration::from_millis(200);
+    for is_kicked in [false, true] {
+        vcpu.restore(&states[0], Restore::Whole).unwrap();
+        for _ in 0..20 {
+            let exit = vcpu.run(Some(limit)).unwrap();
+            assert!(matches!(exit, RawExit::Write { .. }), "{exit:?}");
+        }
+        let kicker = vcpu.kicker();
+        let kick = std::thread::spawn(move || {
+            std::thread::sleep(limit / 4);
+            if is_kicked {
+                kicker.kick();
+            }
+        });
+        let began = Instant::now();
+        assert_eq!(vcpu.run(Some(limit)).unwrap(), RawExit::Cut);
+        let took = began.elapsed();
+        kick.join().unwrap();
+        let (least, most) = if is_kicked {
+            (limit / 4, limit)
+        } else {
+            (limit, limit * 20)
+        };
+        assert!(took >= least && took < most, "{took:?}");
+        vcpu.kicker().take();
+    }
 }
