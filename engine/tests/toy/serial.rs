@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 use samsara_commitlog::Frame;
 use samsara_engine::{Consumer, Faults, Mistake};
 use samsara_machine::bare::register;
-use samsara_testing::number_from_env;
+use samsara_testing::{by_effort, number_from_env};
 
 use crate::cpu::Limits;
 use crate::program::{Mix, Op};
 use crate::world::{Run, Setup, check_end, run, snapshot};
 
-/// Invariants 1, 8, 10 and 11. `SAMSARA_SEEDS=n` tries n seeds instead of 60.
+/// Invariants 1, 8, 10 and 11. `SAMSARA_SEEDS=n` tries n seeds.
 #[test]
 fn random_programs_are_serializable() {
     let (mut squashes, mut digests) = (0, 0);
-    for seed in 0..number_from_env("SAMSARA_SEEDS").unwrap_or(60) {
+    let seeds = number_from_env("SAMSARA_SEEDS").unwrap_or_else(|| by_effort(30, 60));
+    for seed in 0..seeds {
         let stats = run(&Setup::new(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         squashes += stats.squashes;
         digests += stats.digests;
