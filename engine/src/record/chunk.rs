@@ -31,6 +31,7 @@ const RELEASE_EVERY: u64 = 8;
 const FEW_PAGES: usize = 512;
 /// How many held pages are compared with the image at a chunk's start, where that is checked.
 const CHECKED_PAGES: usize = 256;
+
 /// How a chunk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {

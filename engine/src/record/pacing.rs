@@ -3,8 +3,8 @@
 //! Long chunks cost little for computing, and much when they are lost or when others wait for what
 //! they have not committed. So a chunk's length grows while chunks commit at their timer, shrinks
 //! when one is squashed, and is no less than some times what its commit costs, as far as the longest
-//! allows. A vCPU whose chunk looks like a wait loop is probably waiting for another: its next chunks are short, and it asks the
-//! others to commit what they have, less often the longer it has waited.
+//! allows. A vCPU whose chunk looks like a wait loop is probably waiting for another: its next chunks
+//! are short, and it asks the others to commit what they have, less often the longer it has waited.
 //!
 //! vCPUs that write the same pages all the time gain nothing from running in parallel: they lose
 //! one chunk for each that commits, and pay for the loss. When the time lost is a good part of the
@@ -168,7 +168,7 @@ impl Pacing {
         }
     }
 
-    /// Others ask this vCPU to take turns for so many chunks.
+    /// Others ask this vCPU to take turns for so many chunks, or milliseconds.
     pub(super) fn take_turns(&mut self, chunks: u32) {
         self.turns_left = self.turns_left.max(chunks);
     }
