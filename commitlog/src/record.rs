@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{ByteRuns, CommitSeq, GuestTime, PAGE_BYTES, VcpuIndex};
+use crate::{ByteRuns, CommitSeq, DeviceIndex, GuestTime, PAGE_BYTES, VcpuIndex};
 
 /// One step of the committed history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,8 @@ pub enum Space {
     Mmio,
     /// x86 I/O ports.
     Port,
+    /// Model-specific registers that the machine emulates itself; accesses have 8 bytes.
+    Msr,
 }
 
 /// The exit that ended a chunk.
@@ -120,6 +122,10 @@ pub enum Space {
 pub enum Exit {
     /// None: the chunk was cut by its timer or a kick.
     Cut,
+    /// HLT: the vCPU waits for an interrupt.
+    Halt,
+    /// The vCPU can take the interrupt that waits for it.
+    Window,
     /// A store to a device register.
     Write {
         /// Address space of `address`.
@@ -187,6 +193,16 @@ pub enum Input {
     OutputStep {
         /// The vCPU whose operation it is.
         vcpu: VcpuIndex,
+    },
+    /// Nothing but time: the guest clock moves, and timers that are due fire.
+    Clock,
+    /// What a device waits for: a received frame, random bytes, or no bytes where it only is to go
+    /// on with its work.
+    Device {
+        /// The device.
+        device: DeviceIndex,
+        /// At most [`Input::FILE_BYTES_MAX`] bytes; what they are is the device's to know.
+        bytes: Bytes,
     },
 }
 

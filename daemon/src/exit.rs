@@ -47,11 +47,13 @@ pub enum ExitCode {
     Arbiter = 81,
     /// Stopped by a signal.
     Stopped = 82,
+    /// The guest asked for a reset.
+    GuestReset = 83,
 }
 
 impl ExitCode {
     /// All codes, ascending.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Usage,
         Self::GuestFault,
         Self::Input,
@@ -66,6 +68,7 @@ impl ExitCode {
         Self::LostTerm,
         Self::Arbiter,
         Self::Stopped,
+        Self::GuestReset,
     ];
 
     /// The status that the process exits with.
@@ -78,7 +81,7 @@ impl ExitCode {
         match self {
             Self::Usage => "the command line is wrong",
             Self::GuestFault => {
-                "the VM was stopped: exception, bad device access or bad DMA address in the guest"
+                "the VM was stopped: exception, bad device access, bad DMA address or kernel panic in the guest"
             }
             Self::Input => "the guest program or input file is missing, unreadable or not usable",
             Self::Network => {
@@ -100,13 +103,14 @@ impl ExitCode {
             }
             Self::Arbiter => "the arbiter cannot be set up; one that does not answer is waited for",
             Self::Stopped => "stopped by SIGTERM or SIGINT before the guest ended",
+            Self::GuestReset => "the guest asked for a reset: the VM ends, and may be started anew",
         }
     }
 
     /// What a service manager should do.
     pub const fn restart(self) -> Restart {
         match self {
-            Self::Network | Self::Internal | Self::Arbiter => Restart::Retry,
+            Self::Network | Self::Internal | Self::Arbiter | Self::GuestReset => Restart::Retry,
             _ => Restart::Stay,
         }
     }

@@ -461,6 +461,14 @@ pub fn exit_status(ended: &Ended) -> (u8, String) {
     match ended {
         Ended::Exit { status } => (*status, format!("the guest exited with status {status}")),
         Ended::Halted => (0, "all vCPUs have halted".to_owned()),
+        Ended::Reset => (
+            ExitCode::GuestReset.code(),
+            "the guest asked for a reset".to_owned(),
+        ),
+        Ended::Panicked => (
+            ExitCode::GuestFault.code(),
+            "the guest's kernel panicked".to_owned(),
+        ),
         Ended::Fault { message } => (
             ExitCode::GuestFault.code(),
             format!("the guest was stopped: {message}"),

@@ -6,8 +6,10 @@
 
 pub mod bare;
 pub mod kvm;
+pub mod linux;
 pub mod machine;
 pub mod memory;
+pub mod pc;
 pub mod vcpu;
 
 pub use machine::{Applied, ApplyError, Ended, Machine, Output, Source};

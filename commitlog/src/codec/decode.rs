@@ -7,8 +7,8 @@ use super::{DecodeError, Fault, FrameKind};
 use crate::limits::{DEVICES_BYTES_MAX, Limits, VCPU_RUNS_BYTES_MAX, VCPU_STATE_BYTES_MAX};
 use crate::varint::take_varint;
 use crate::{
-    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Frame, Gpa,
-    GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space, StateDigest, VcpuIndex,
+    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame,
+    Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space, StateDigest, VcpuIndex,
 };
 
 /// Decodes a body whose checksum is right. `offset` is where it starts in the stream.
@@ -107,6 +107,12 @@ fn record(body: &mut Body, shape: Shape) -> Result<Record, DecodeError> {
         tag::OUTPUT_STEP => Commit::Input(Input::OutputStep {
             vcpu: body.vcpu(shape)?,
         }),
+        tag::CLOCK => Commit::Input(Input::Clock),
+        tag::DEVICE => {
+            let device = DeviceIndex(body.byte("device")?);
+            let bytes = body.remaining("device input", Input::FILE_BYTES_MAX)?;
+            Commit::Input(Input::Device { device, bytes })
+        }
         other => return body.out_of_range("kind of commit", u64::from(other)),
     };
     Ok(Record {
@@ -160,6 +166,20 @@ fn exit(body: &mut Body) -> Result<Exit, DecodeError> {
     };
     Ok(match (tag, tag & !exit_tag::ACCESS_MASK) {
         (exit_tag::CUT, _) => Exit::Cut,
+        (exit_tag::HALT, _) => Exit::Halt,
+        (exit_tag::WINDOW, _) => Exit::Window,
+        (exit_tag::MSR_WRITE, _) => Exit::Write {
+            space: Space::Msr,
+            address: body.address(Space::Msr)?,
+            size: 8,
+            value: body.varint("written value")?,
+        },
+        (exit_tag::MSR_READ, _) => Exit::Read {
+            space: Space::Msr,
+            address: body.address(Space::Msr)?,
+            size: 8,
+            input: None,
+        },
         (exit_tag::EXCEPTION, _) => Exit::Exception {
             vector: body.vector()?,
             error_code: body.varint("error code")?,
@@ -308,6 +328,7 @@ impl Body {
         let last = match space {
             Space::Mmio => u64::MAX,
             Space::Port => u64::from(u16::MAX),
+            Space::Msr => u64::from(u32::MAX),
         };
         self.number("register address", |address| {
             (address <= last).then_some(address)

@@ -10,6 +10,8 @@
 //! | - console | bytes |
 //! | - file | vCPU `u8`; bytes |
 //! | - output step | vCPU `u8` |
+//! | - clock | |
+//! | - device | device `u8`; bytes |
 //!
 //! What ends a body needs no length. `decode.rs` is the other half; a change here is a change there
 //! and a new [`super::StreamHeader::VERSION`].
@@ -30,6 +32,8 @@ pub(super) mod tag {
     pub(in crate::codec) const CONSOLE: u8 = 16;
     pub(in crate::codec) const FILE: u8 = 17;
     pub(in crate::codec) const OUTPUT_STEP: u8 = 18;
+    pub(in crate::codec) const CLOCK: u8 = 19;
+    pub(in crate::codec) const DEVICE: u8 = 20;
 }
 
 /// What a chunk's exit is. The accesses have the space in bit 3 and the size less one below it.
@@ -37,6 +41,10 @@ pub(super) mod exit_tag {
     pub(in crate::codec) const CUT: u8 = 0;
     pub(in crate::codec) const EXCEPTION: u8 = 1;
     pub(in crate::codec) const FATAL: u8 = 2;
+    pub(in crate::codec) const HALT: u8 = 3;
+    pub(in crate::codec) const WINDOW: u8 = 4;
+    pub(in crate::codec) const MSR_WRITE: u8 = 5;
+    pub(in crate::codec) const MSR_READ: u8 = 6;
     pub(in crate::codec) const WRITE: u8 = 0x10;
     pub(in crate::codec) const READ: u8 = 0x20;
     pub(in crate::codec) const READ_INPUT: u8 = 0x30;
@@ -128,6 +136,11 @@ fn record(record: &Record, out: &mut impl Sink) {
             out.bytes(bytes);
         }
         Commit::Input(Input::OutputStep { vcpu }) => out.bytes(&[tag::OUTPUT_STEP, vcpu.0]),
+        Commit::Input(Input::Clock) => out.byte(tag::CLOCK),
+        Commit::Input(Input::Device { device, bytes }) => {
+            out.bytes(&[tag::DEVICE, device.0]);
+            out.bytes(bytes);
+        }
     }
 }
 
@@ -150,6 +163,26 @@ fn chunk(chunk: &Chunk, distance: u64, out: &mut impl Sink) {
 fn exit(exit: &Exit, out: &mut impl Sink) {
     match *exit {
         Exit::Cut => out.byte(exit_tag::CUT),
+        Exit::Halt => out.byte(exit_tag::HALT),
+        Exit::Window => out.byte(exit_tag::WINDOW),
+        Exit::Write {
+            space: Space::Msr,
+            address,
+            value,
+            ..
+        } => {
+            out.byte(exit_tag::MSR_WRITE);
+            out.varint(address);
+            out.varint(value);
+        }
+        Exit::Read {
+            space: Space::Msr,
+            address,
+            ..
+        } => {
+            out.byte(exit_tag::MSR_READ);
+            out.varint(address);
+        }
         Exit::Write {
             space,
             address,
@@ -201,8 +234,8 @@ fn exit(exit: &Exit, out: &mut impl Sink) {
 fn access(tag: u8, space: Space, size: u8) -> u8 {
     assert!((1..=8).contains(&size), "a device access of {size} bytes");
     let space = match space {
-        Space::Mmio => 0,
         Space::Port => exit_tag::PORT,
+        Space::Mmio | Space::Msr => 0,
     };
     tag | space | (size - 1)
 }

@@ -47,7 +47,7 @@ impl StreamHeader {
     /// A byte that is not text, the name, and line ends that a careless copy would change.
     pub const MAGIC: [u8; 8] = *b"\x93SMSR\r\n\x1a";
     /// The version of the format that this crate reads and writes.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
     /// Bytes of an encoded header.
     pub const BYTES: usize = 12;
     /// The header of this version.

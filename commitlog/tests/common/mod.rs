@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit,
-    Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart, Space, StateDigest,
-    StreamHeader, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex,
+    Effects, Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart, Space,
+    StateDigest, StreamHeader, VcpuIndex,
 };
 
 /// A machine with memory on both sides of the hole.
@@ -156,6 +156,20 @@ fn any_register() -> impl Strategy<Value = (Space, u64)> {
 fn any_exit() -> impl Strategy<Value = Exit> {
     prop_oneof![
         Just(Exit::Cut),
+        Just(Exit::Halt),
+        Just(Exit::Window),
+        (any::<u32>(), any::<u64>()).prop_map(|(index, value)| Exit::Write {
+            space: Space::Msr,
+            address: index.into(),
+            size: 8,
+            value
+        }),
+        any::<u32>().prop_map(|index| Exit::Read {
+            space: Space::Msr,
+            address: index.into(),
+            size: 8,
+            input: None
+        }),
         (any_register(), 1..=8u8, any::<u64>()).prop_map(|((space, address), size, value)| {
             let value = value >> (64 - 8 * u32::from(size));
             Exit::Write {
@@ -221,6 +235,9 @@ fn any_record() -> impl Strategy<Value = Record> {
             1 => (any_vcpu(), any_bytes(3000))
                 .prop_map(|(vcpu, bytes)| Commit::Input(Input::File { vcpu, bytes })),
             1 => any_vcpu().prop_map(|vcpu| Commit::Input(Input::OutputStep { vcpu })),
+            1 => Just(Commit::Input(Input::Clock)),
+            1 => (any::<u8>().prop_map(DeviceIndex), any_bytes(3000))
+                .prop_map(|(device, bytes)| Commit::Input(Input::Device { device, bytes })),
         ];
         (Just(seq), commit)
     });

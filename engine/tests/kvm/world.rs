@@ -93,6 +93,7 @@ impl Outside for World {
         for output in outputs {
             match output {
                 Output::Console(bytes) => seen.console.extend_from_slice(&bytes),
+                Output::Frame { .. } => {}
                 Output::Ended(ended) => seen.ended = Some(ended),
             }
         }

@@ -56,6 +56,9 @@ pub enum DeviceError {
     /// No operation waits for it.
     #[error("vCPU {0} has no operation that this input continues")]
     NotWaiting(VcpuIndex),
+    /// Bare guests have no such device, and no timers.
+    #[error("a bare guest has no device that takes this input")]
+    NoSuchDevice,
     /// More bytes than were asked for.
     #[error("input of {0} bytes is more than was asked for")]
     TooLong(usize),
@@ -129,6 +132,7 @@ impl BareDevices {
     pub fn exit(&mut self, vcpu: VcpuIndex, exit: &Exit, image: &Image) -> Effect {
         match exit {
             Exit::Cut => Effect::default(),
+            Exit::Halt | Exit::Window => fault_effect(format!("vCPU {vcpu}: HLT in a bare guest")),
             &Exit::Write {
                 space,
                 address,
@@ -227,6 +231,7 @@ impl BareDevices {
             }
             Input::File { vcpu, bytes } => self.file_input(*vcpu, bytes),
             Input::OutputStep { vcpu } => self.output_step(*vcpu, image),
+            Input::Clock | Input::Device { .. } => Err(DeviceError::NoSuchDevice),
         }
     }
 
@@ -395,6 +400,7 @@ fn check_access(
     let place = match space {
         Space::Mmio => "address",
         Space::Port => "port",
+        Space::Msr => "MSR",
     };
     Err(format!(
         "vCPU {vcpu}: {what} of {size} bytes at {place} {address:#x} is no access to a device register"

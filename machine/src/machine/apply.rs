@@ -205,7 +205,7 @@ impl Machine {
 impl Ended {
     /// Whether the guest chose to stop.
     pub fn is_orderly(&self) -> bool {
-        !matches!(self, Self::Fault { .. })
+        !matches!(self, Self::Fault { .. } | Self::Panicked)
     }
 }
 
@@ -213,7 +213,7 @@ impl Output {
     /// Bytes that it holds while it waits.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Console(bytes) => Bytes::len(bytes),
+            Self::Console(bytes) | Self::Frame { bytes, .. } => Bytes::len(bytes),
             Self::Ended(_) => 0,
         }
     }

@@ -9,7 +9,7 @@ mod snapshot;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, GuestTime, Shape, VcpuIndex};
+use samsara_commitlog::{CommitSeq, DeviceIndex, GuestTime, Shape, VcpuIndex};
 
 use crate::bare::{BareDevices, Guarded, are_confined};
 use crate::kvm::Privilege;
@@ -25,6 +25,13 @@ pub use snapshot::{SnapshotError, SnapshotLoader};
 pub enum Output {
     /// Bytes for the console.
     Console(Bytes),
+    /// A network frame, without any header of a device's own.
+    Frame {
+        /// The network device that sends it.
+        device: DeviceIndex,
+        /// The frame.
+        bytes: Bytes,
+    },
     /// The machine has stopped.
     Ended(Ended),
 }
@@ -39,6 +46,10 @@ pub enum Ended {
     },
     /// All its vCPUs have halted.
     Halted,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel said that it panicked.
+    Panicked,
     /// The guest did something that it cannot go on from.
     Fault {
         /// What, with vCPU and addresses.

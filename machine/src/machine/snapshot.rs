@@ -95,6 +95,8 @@ fn encode_end(ended: Option<&Ended>) -> Bytes {
         None => out.put_u8(end_tag::RUNS),
         Some(Ended::Exit { status }) => out.put_slice(&[end_tag::EXIT, *status]),
         Some(Ended::Halted) => out.put_u8(end_tag::HALTED),
+        Some(Ended::Reset) => out.put_u8(end_tag::RESET),
+        Some(Ended::Panicked) => out.put_u8(end_tag::PANICKED),
         Some(Ended::Fault { message }) => {
             out.put_u8(end_tag::FAULT);
             out.put_u64_le(message.len() as u64);
@@ -122,6 +124,8 @@ fn decode_how(tag: u8, rest: &mut Bytes) -> Option<Ended> {
             status: rest.try_get_u8().ok()?,
         },
         end_tag::HALTED => Ended::Halted,
+        end_tag::RESET => Ended::Reset,
+        end_tag::PANICKED => Ended::Panicked,
         end_tag::FAULT => {
             let bytes = usize::try_from(rest.try_get_u64_le().ok()?).ok()?;
             if bytes > rest.len() {
@@ -139,6 +143,8 @@ mod end_tag {
     pub(super) const EXIT: u8 = 1;
     pub(super) const HALTED: u8 = 2;
     pub(super) const FAULT: u8 = 3;
+    pub(super) const RESET: u8 = 4;
+    pub(super) const PANICKED: u8 = 5;
 }
 
 /// Builds a machine from the frames of a snapshot: `new`, `pages` for each piece, `finish`.

@@ -6,9 +6,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use samsara_commitlog::{ByteRuns, Gpa, PAGE_BYTES, Shape};
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{Bytes as _, GuestAddress, GuestRegionMmap};
 
 use super::diff::PageCopy;
+use super::dma::{DmaLog, GuestMemory};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, Sharing};
 
@@ -59,8 +61,9 @@ pub enum MemoryError {
 pub struct Image {
     file: File,
     layout: Layout,
+    dma: DmaLog,
     // Declared before the mapping that it points into, so dropped first.
-    guest_memory: GuestMemoryMmap,
+    guest_memory: GuestMemory,
     mapping: Mapping,
 }
 
@@ -76,10 +79,12 @@ impl Image {
         let mapping =
             Mapping::new(&file, layout.bytes() as usize, Sharing::Shared).map_err(create)?;
         mapping.forbid_huge_pages().map_err(create)?;
-        let guest_memory = guest_memory_of(layout, &mapping)?;
+        let dma = DmaLog::default();
+        let guest_memory = guest_memory_of(layout, &mapping, &dma)?;
         Ok(Self {
             file,
             layout,
+            dma,
             guest_memory,
             mapping,
         })
@@ -90,9 +95,15 @@ impl Image {
         self.layout
     }
 
-    /// The memory as rust-vmm crates know it: for loaders and devices.
-    pub fn guest_memory(&self) -> &GuestMemoryMmap {
+    /// The memory as rust-vmm crates know it: for loaders and devices. What is written through it is
+    /// noted, see [`Self::take_dma`]. The writer holds the commit lock.
+    pub fn guest_memory(&self) -> &GuestMemory {
         &self.guest_memory
+    }
+
+    /// Adds the pages that were written through [`Self::guest_memory`] since the last call to `written`.
+    pub fn take_dma(&self, written: &mut Vec<PageIndex>) {
+        self.dma.take(written);
     }
 
     /// Copies bytes out.
@@ -105,10 +116,7 @@ impl Image {
 
     /// Copies bytes in. The caller holds the commit lock.
     pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
-        self.check(gpa, bytes.len())?;
-        self.guest_memory
-            .write_slice(bytes, GuestAddress(gpa.0))
-            .map_err(|source| MemoryError::Map(Box::new(source)))
+        self.write_noted(gpa, bytes, &mut Vec::new())
     }
 
     /// Copies bytes in and adds the pages that they touch to `written`. The caller holds the commit
@@ -226,14 +234,23 @@ fn sealed_memfd(bytes: u64) -> io::Result<File> {
     Ok(file)
 }
 
-fn guest_memory_of(layout: Layout, mapping: &Mapping) -> Result<GuestMemoryMmap, MemoryError> {
+fn guest_memory_of(
+    layout: Layout,
+    mapping: &Mapping,
+    dma: &DmaLog,
+) -> Result<GuestMemory, MemoryError> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let mut regions = Vec::new();
     for (range, offset) in layout.regions() {
         let bytes = (range.end - range.start) as usize;
         let base = mapping.at(offset as usize, bytes);
+        let builder = MmapRegionBuilder::new_with_bitmap(bytes, dma.from_offset(offset as usize))
+            .with_mmap_prot(protection)
+            .with_mmap_flags(libc::MAP_SHARED);
         // SAFETY: the range lies inside the mapping, which outlives the guest memory in `Image`.
-        let region = unsafe { MmapRegion::build_raw(base, bytes, protection, libc::MAP_SHARED) }
+        let builder = unsafe { builder.with_raw_mmap_pointer(base) };
+        let region = builder
+            .build()
             .map_err(|source| MemoryError::Map(Box::new(source)))?;
         let region = GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(
             MemoryError::Outside {
@@ -243,5 +260,5 @@ fn guest_memory_of(layout: Layout, mapping: &Mapping) -> Result<GuestMemoryMmap,
         )?;
         regions.push(region);
     }
-    GuestMemoryMmap::from_regions(regions).map_err(|source| MemoryError::Map(Box::new(source)))
+    GuestMemory::from_regions(regions).map_err(|source| MemoryError::Map(Box::new(source)))
 }

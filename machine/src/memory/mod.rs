@@ -3,6 +3,7 @@
 
 mod diff;
 mod digest;
+mod dma;
 mod image;
 mod layout;
 mod mapping;
@@ -11,6 +12,7 @@ mod view;
 
 pub use diff::ChangedWords;
 pub use digest::{MemoryDigest, bytes_digest};
+pub use dma::{DmaLog, GuestMemory};
 pub use image::{Image, MemoryError};
 pub use layout::{HOLE_END, HOLE_START, Layout, PageIndex};
 pub use residency::Residency;

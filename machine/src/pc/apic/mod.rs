@@ -1,0 +1,1 @@
+//! Interrupt controllers: a local APIC for each vCPU, and an IOAPIC.
