@@ -61,6 +61,9 @@ impl Model {
                 self.store(descriptor + 16, bytes.len() as u64);
                 Ok(())
             }
+            Commit::Input(Input::Clock | Input::Device { .. }) => {
+                panic!("a bare guest has no such device")
+            }
             Commit::Input(Input::OutputStep { vcpu }) => {
                 self.store(
                     program::descriptors(vcpu.0.into())[1] + 16,
