@@ -1,7 +1,10 @@
 //! Following a log: a backup, or a reader of a log file.
 
+use std::sync::Arc;
+
 use samsara_commitlog::{CommitSeq, Frame, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
+use samsara_machine::pc::virtio::Blocks;
 use samsara_machine::{ApplyError, Machine, Output};
 
 /// Why a frame cannot be followed.
@@ -47,6 +50,8 @@ impl ConsumeError {
 pub struct Consumer {
     state: State,
     digests_compared: u64,
+    /// This host's, by block device of the machine.
+    disks: Vec<Arc<dyn Blocks>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +65,14 @@ enum State {
 }
 
 impl Consumer {
+    /// Follows a machine whose disks are these, in the order of its block devices.
+    pub fn with_disks(disks: Vec<Arc<dyn Blocks>>) -> Self {
+        Self {
+            disks,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next frame. Gives what the commit wants to emit.
     pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
         let state = std::mem::replace(&mut self.state, State::Broken);
@@ -78,7 +91,7 @@ impl Consumer {
                 State::Loading(loader)
             }
             (State::Loading(loader), Frame::SnapshotEnd(digest)) => {
-                State::Following(Box::new(loader.finish(*digest)?))
+                State::Following(Box::new(loader.finish(*digest, self.disks.clone())?))
             }
             (State::Following(mut machine), Frame::Record(record)) => {
                 let applied = machine.apply(record, Source::Record)?;

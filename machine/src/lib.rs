@@ -12,4 +12,6 @@ pub mod memory;
 pub mod pc;
 pub mod vcpu;
 
-pub use machine::{Applied, ApplyError, Ended, Machine, Output, Source};
+pub use machine::{
+    Applied, ApplyError, Devices, Ended, Machine, Output, Platform, Source, Touched,
+};

@@ -6,6 +6,7 @@ mod dirty_ring;
 mod exit;
 mod host;
 mod kick;
+mod probe;
 mod vcpu;
 mod vm;
 
@@ -13,5 +14,6 @@ pub use capture::{Privilege, Restore};
 pub use exit::RawExit;
 pub use host::{Host, KvmError};
 pub use kick::Kicker;
+pub use probe::Paging;
 pub use vcpu::{Vcpu, VcpuFault};
 pub use vm::Vm;

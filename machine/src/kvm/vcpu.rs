@@ -105,6 +105,9 @@ impl Vcpu {
     /// Runs until an exit, a kick, or until `limit` has passed; after a run that ended by itself a
     /// few times that. A store is complete when this returns; a load waits for [`Self::complete_read`].
     pub fn run(&mut self, limit: Option<Duration>) -> Result<RawExit, KvmError> {
+        if let Some(attachment) = &self.attachment {
+            attachment.focus();
+        }
         let deadline = limit.map(|limit| Instant::now() + limit);
         let slack = limit.unwrap_or_default() * self.lateness();
         let exit = loop {
@@ -146,7 +149,12 @@ impl Vcpu {
         let run = self.fd.get_kvm_run();
         let bytes = value.to_le_bytes();
         let base = (&raw mut *run).cast::<u8>();
-        let address = if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
+        let address = if run.exit_reason == kvm_bindings::KVM_EXIT_X86_RDMSR {
+            // SAFETY: the exit reason says that this is the member of the union in use.
+            let msr = unsafe { &mut run.__bindgen_anon_1.msr };
+            msr.data = value;
+            msr.index.into()
+        } else if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
             // SAFETY: the exit reason says that this is the member of the union in use.
             let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
             mmio.data = bytes;
@@ -185,6 +193,14 @@ impl Vcpu {
         self.restored = false;
         loop {
             let result = match self.fd.run() {
+                Ok(VcpuExit::X86Rdmsr(exit)) if !is_apic_msr(exit.index) => {
+                    *exit.error = 1;
+                    continue;
+                }
+                Ok(VcpuExit::X86Wrmsr(exit)) if !is_apic_msr(exit.index) => {
+                    *exit.error = 1;
+                    continue;
+                }
                 Err(error) => match error.errno() {
                     libc::EINTR => Ok(RawExit::Cut),
                     libc::EAGAIN => continue,
@@ -197,6 +213,16 @@ impl Vcpu {
             };
             return result;
         }
+    }
+
+    /// Whether the guest may run code of its own at CPL 0.
+    pub fn may_run_kernel(&self) -> bool {
+        self.privilege == Privilege::Kernel
+    }
+
+    /// Whether the next runs end as soon as the vCPU can take an interrupt.
+    pub fn want_window(&mut self, wanted: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = wanted.into();
     }
 
     /// Takes the pages that were written for the first time since their last report.
@@ -216,6 +242,11 @@ impl Vcpu {
     }
 }
 
+/// Whether an MSR is a register of the local APIC. KVM refuses others by its own judgement.
+fn is_apic_msr(index: u32) -> bool {
+    (0x800..0x900).contains(&index)
+}
+
 fn translate(exit: VcpuExit<'_>) -> RawExit {
     match exit {
         VcpuExit::MmioWrite(address, data) => access(Space::Mmio, address, data, true),
@@ -223,7 +254,19 @@ fn translate(exit: VcpuExit<'_>) -> RawExit {
         VcpuExit::IoOut(port, data) => access(Space::Port, port.into(), data, true),
         VcpuExit::IoIn(port, data) => access(Space::Port, port.into(), data, false),
         VcpuExit::Hlt => RawExit::Halt,
-        VcpuExit::Intr => RawExit::Cut,
+        VcpuExit::IrqWindowOpen => RawExit::Window,
+        VcpuExit::Intr | VcpuExit::SetTpr => RawExit::Cut,
+        VcpuExit::X86Rdmsr(exit) => RawExit::Read {
+            space: Space::Msr,
+            address: exit.index.into(),
+            size: 8,
+        },
+        VcpuExit::X86Wrmsr(exit) => RawExit::Write {
+            space: Space::Msr,
+            address: exit.index.into(),
+            size: 8,
+            value: exit.data,
+        },
         VcpuExit::Shutdown => RawExit::Fatal("triple fault".into()),
         VcpuExit::InternalError => {
             RawExit::Fatal("KVM cannot emulate the instruction (internal error)".into())

@@ -1,9 +1,10 @@
 //! A KVM virtual machine: slots over the image or a view.
 
 use kvm_bindings::{
-    KVM_CAP_DIRTY_LOG_RING, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{MsrExitReason, VmFd};
 use samsara_commitlog::VcpuIndex;
 
 use super::capture::Privilege;
@@ -16,19 +17,28 @@ use crate::memory::{Image, Layout, View};
 /// above the device page, where no guest memory is.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
+/// Whether memory slots are there.
+#[derive(Clone, Copy)]
+enum Slots {
+    Present,
+    Absent,
+}
+
 /// A KVM virtual machine.
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
     layout: Layout,
     tracks_writes: bool,
+    /// Where the first byte of guest memory is in this process.
+    memory: u64,
 }
 
 impl Vm {
-    /// A VM on a view, for one vCPU, whose written pages are reported.
+    /// A VM on a view whose written pages are reported by each vCPU.
     pub fn on_view(host: &Host, view: &View) -> Result<Self, KvmError> {
         host.check_recording()?;
-        let vm = Self::create(host, view.layout(), true)?;
+        let vm = Self::create(host, view.layout(), true, view.host_address(0))?;
         let cap = kvm_enable_cap {
             cap: KVM_CAP_DIRTY_LOG_RING,
             args: [RING_BYTES as u64, 0, 0, 0],
@@ -37,39 +47,67 @@ impl Vm {
         vm.fd
             .enable_cap(&cap)
             .map_err(KvmError::request("KVM_CAP_DIRTY_LOG_RING"))?;
-        vm.add_slots(KVM_MEM_LOG_DIRTY_PAGES, |offset| view.host_address(offset))?;
+        vm.set_slots(Slots::Present)?;
         Ok(vm)
     }
 
     /// A VM on the image itself, for all vCPUs, with nothing tracked.
     pub fn on_image(host: &Host, image: &Image) -> Result<Self, KvmError> {
-        let vm = Self::create(host, image.layout(), false)?;
-        vm.add_slots(0, |offset| image.host_address(offset))?;
+        let vm = Self::create(host, image.layout(), false, image.host_address(0))?;
+        vm.set_slots(Slots::Present)?;
         Ok(vm)
     }
 
-    fn create(host: &Host, layout: Layout, tracks_writes: bool) -> Result<Self, KvmError> {
+    fn create(
+        host: &Host,
+        layout: Layout,
+        tracks_writes: bool,
+        memory: u64,
+    ) -> Result<Self, KvmError> {
         let fd = host
             .kvm
             .create_vm()
             .map_err(KvmError::request("KVM_CREATE_VM"))?;
         fd.set_tss_address(TSS_ADDRESS)
             .map_err(KvmError::request("KVM_SET_TSS_ADDR"))?;
+        // The local APIC's registers as MSRs are ours: KVM has none, and would refuse them.
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_X86_USER_SPACE_MSR,
+            args: [MsrExitReason::Inval.bits().into(), 0, 0, 0],
+            ..Default::default()
+        };
+        fd.enable_cap(&cap)
+            .map_err(KvmError::request("KVM_CAP_X86_USER_SPACE_MSR"))?;
         Ok(Self {
             fd,
             layout,
             tracks_writes,
+            memory,
         })
     }
 
-    fn add_slots(&self, flags: u32, address: impl Fn(u64) -> u64) -> Result<(), KvmError> {
+    /// Has KVM forget all translations of guest memory: for hosts with shadow paging, where it does not
+    /// see page tables change from outside. No vCPU may be running.
+    pub fn rebuild_slots(&self) -> Result<(), KvmError> {
+        self.set_slots(Slots::Absent)?;
+        self.set_slots(Slots::Present)
+    }
+
+    fn set_slots(&self, slots: Slots) -> Result<(), KvmError> {
+        let flags = match (slots, self.tracks_writes) {
+            (Slots::Present, true) => KVM_MEM_LOG_DIRTY_PAGES,
+            _ => 0,
+        };
         for (slot, (range, offset)) in self.layout.regions().enumerate() {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags,
                 guest_phys_addr: range.start,
-                memory_size: range.end - range.start,
-                userspace_addr: address(offset),
+                memory_size: match slots {
+                    Slots::Present => range.end - range.start,
+                    Slots::Absent => 0,
+                },
+                userspace_addr: self.memory + offset,
             };
             // SAFETY: the memory belongs to a view or image that the owner of this VM keeps alive
             // for as long as its vCPUs run, and no Rust reference points into it.
