@@ -6,7 +6,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::keys;
-use crate::{ArbiterKind, Config, ConfigError, Console, RecordingMode};
+use crate::{ArbiterKind, Config, ConfigError, RecordingMode};
+
+/// What stands for either key in the list of what a role lacks.
+const GUEST: &str = "vm.program or vm.kernel";
 
 /// What a host does with the VM when it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,8 +63,8 @@ impl Config {
         let file_arbiter = self.failover.arbiter == Some(ArbiterKind::File);
         let needs = [
             (
-                "vm.program",
-                role != Role::Backup && self.vm.program.is_none(),
+                GUEST,
+                role != Role::Backup && self.vm.program.is_none() && self.vm.kernel.is_none(),
             ),
             (
                 "replication.listen",
@@ -136,22 +139,17 @@ impl Config {
                 2 * beat
             )));
         }
-        if let (Console::File(console), Some(input)) = (&self.vm.console, &self.vm.input)
-            && console == input
-        {
-            return Err(conflict(format!(
-                "vm.console and vm.input are both {}: console output would destroy the input",
-                input.display()
-            )));
-        }
-        Ok(())
+        self.vm.agree()
     }
 }
 
 fn meaning(name: &str) -> &'static str {
+    if name == GUEST {
+        return "the guest: a bare program or a Linux kernel";
+    }
     keys::find(name).map_or("", |key| key.meaning)
 }
 
-fn conflict(what: String) -> ConfigError {
+pub(crate) fn conflict(what: String) -> ConfigError {
     ConfigError::Conflict { what }
 }

@@ -8,8 +8,10 @@
 //! ([`example`]) and the error texts. A test holds it to the fields of the types here.
 
 mod check;
+mod devices;
 mod error;
 mod example;
+mod guest;
 mod keys;
 mod load;
 mod values;
@@ -20,12 +22,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use check::Role;
+pub use devices::{DISKS_MAX, DiskConfig, MacAddress, NETS_MAX, NetConfig, VIRTIO_DEVICES_MAX};
 pub use error::{ConfigError, Origin};
 pub use example::example;
 pub use keys::{KEYS, Key};
 pub use values::{
-    AckPolicy, ArbiterKind, ByteSize, Console, ConsoleInput, PeerAddress, RecordingMode,
-    StartPolicy,
+    AckPolicy, ArbiterKind, ByteSize, Console, ConsoleDevice, ConsoleInput, CpuModel, Isolation,
+    PeerAddress, RecordingMode, StartPolicy,
 };
 
 /// Everything that can be configured.
@@ -58,6 +61,17 @@ pub struct VmConfig {
     /// The bare program: a static ELF64 file.
     #[serde(deserialize_with = "values::some_path")]
     pub program: Option<PathBuf>,
+    /// The Linux kernel: a bzImage or an ELF file.
+    #[serde(deserialize_with = "values::some_path")]
+    pub kernel: Option<PathBuf>,
+    /// Its initial file system.
+    #[serde(deserialize_with = "values::some_path")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line: no NUL, at most 2047 bytes.
+    #[serde(deserialize_with = "values::cmdline")]
+    pub cmdline: String,
+    /// Which processor features the guest is shown.
+    pub cpu: CpuModel,
     /// Count of vCPUs, 1 to 16.
     #[serde(deserialize_with = "values::ranged::<_, u32, 1, 16>")]
     pub vcpus: u32,
@@ -74,6 +88,16 @@ pub struct VmConfig {
     pub console: Console,
     /// Where console input comes from.
     pub console_input: ConsoleInput,
+    /// What a Linux guest's console is.
+    pub console_device: ConsoleDevice,
+    /// Disks, in the order in which the guest sees them.
+    #[serde(deserialize_with = "devices::list::<_, _, DISKS_MAX>")]
+    pub disks: Vec<DiskConfig>,
+    /// Network cards, in the order in which the guest sees them.
+    #[serde(deserialize_with = "devices::list::<_, _, NETS_MAX>")]
+    pub net: Vec<NetConfig>,
+    /// A Linux guest has a device that gives it random numbers.
+    pub entropy: bool,
 }
 
 impl Default for VmConfig {
@@ -81,12 +105,20 @@ impl Default for VmConfig {
         Self {
             name: "vm".to_owned(),
             program: None,
+            kernel: None,
+            initrd: None,
+            cmdline: String::new(),
+            cpu: CpuModel::Baseline,
             vcpus: 1,
             memory: ByteSize::mib(64),
             params: String::new(),
             input: None,
             console: Console::Stdout,
             console_input: ConsoleInput::None,
+            console_device: ConsoleDevice::Serial,
+            disks: Vec::new(),
+            net: Vec::new(),
+            entropy: true,
         }
     }
 }
@@ -97,6 +129,8 @@ impl Default for VmConfig {
 pub struct RecordingConfig {
     /// Recorded, or an ordinary VM.
     pub mode: RecordingMode,
+    /// How vCPUs are kept apart.
+    pub isolation: Isolation,
     /// Shortest chunk timer, microseconds.
     #[serde(deserialize_with = "values::ranged::<_, u64, 10, 1_000_000>")]
     pub chunk_min_us: u64,
@@ -118,6 +152,7 @@ impl Default for RecordingConfig {
     fn default() -> Self {
         Self {
             mode: RecordingMode::On,
+            isolation: Isolation::Auto,
             chunk_min_us: 200,
             chunk_max_us: 5000,
             digest_every: 256,

@@ -13,6 +13,8 @@ const GIB: u64 = 1 << 30;
 const PAGE_BYTES: u64 = 4096;
 /// The parameter string and its NUL fit in the page that the bare guest contract sets aside.
 const PARAMS_BYTES_MAX: usize = 4095;
+/// Longest kernel command line: x86 kernels keep 2048 bytes, its NUL among them, and cut off the rest.
+const CMDLINE_BYTES_MAX: usize = 2047;
 /// Longest DNS name, and longest label of one.
 const HOST_NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
@@ -221,6 +223,35 @@ words! {
     }
 }
 words! {
+    /// Which processor features the guest is shown.
+    CpuModel {
+        /// A fixed set that hosts of the last ten years share, so that the VM can move between them.
+        Baseline,
+        /// Whatever this host has.
+        Host,
+    }
+}
+words! {
+    /// The device that a Linux guest's console is.
+    ConsoleDevice {
+        /// The serial port COM1, `ttyS0`.
+        Serial,
+        /// A virtio console, `hvc0`.
+        Virtio,
+    }
+}
+words! {
+    /// How vCPUs are kept apart while they run.
+    Isolation {
+        /// Each in a view of its own, at the same time.
+        Parallel,
+        /// One after the other, in one view.
+        Serial,
+        /// What suits the host and the guest.
+        Auto,
+    }
+}
+words! {
     /// Whether the machine is recorded.
     RecordingMode {
         /// Chunks, commits, a log: what replication needs.
@@ -287,7 +318,10 @@ where
     T::try_from(value).map_err(|_| Error::custom("out of range"))
 }
 
-fn checked<'de, D: Deserializer<'de>>(de: D, valid: fn(&str) -> bool) -> Result<String, D::Error> {
+pub(crate) fn checked<'de, D: Deserializer<'de>>(
+    de: D,
+    valid: fn(&str) -> bool,
+) -> Result<String, D::Error> {
     let text = String::deserialize(de)?;
     if valid(&text) {
         Ok(text)
@@ -311,6 +345,18 @@ pub(crate) fn some_host_name<'de, D: Deserializer<'de>>(de: D) -> Result<Option<
 /// Deserializes a path of an optional key.
 pub(crate) fn some_path<'de, D: Deserializer<'de>>(de: D) -> Result<Option<PathBuf>, D::Error> {
     checked(de, is_path).map(|text| Some(text.into()))
+}
+
+/// Deserializes a path.
+pub(crate) fn path<'de, D: Deserializer<'de>>(de: D) -> Result<PathBuf, D::Error> {
+    checked(de, is_path).map(PathBuf::from)
+}
+
+/// Deserializes the command line of a kernel.
+pub(crate) fn cmdline<'de, D: Deserializer<'de>>(de: D) -> Result<String, D::Error> {
+    checked(de, |text| {
+        text.len() <= CMDLINE_BYTES_MAX && !text.contains('\0')
+    })
 }
 
 /// Deserializes the parameter string.
