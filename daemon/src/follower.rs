@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, DecodeError, Frame, FrameReader};
 use samsara_engine::{ConsumeError, Consumer};
+use samsara_machine::pc::virtio::Blocks;
 use samsara_machine::{ApplyError, Machine, Output};
 use samsara_replication::Retained;
 use samsara_replication::transport::BackupHandle;
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::board::Board;
+use crate::net::Network;
 
 /// Records between two reports of what is verified.
 const REPORT_EVERY: usize = 16;
@@ -40,16 +42,19 @@ pub(crate) fn start(
     commits: mpsc::Receiver<Vec<Bytes>>,
     link: BackupHandle,
     retained: SharedRetained,
+    disks: Vec<Arc<dyn Blocks>>,
+    network: Arc<Network>,
     board: Arc<Board>,
     failed: impl FnOnce(String) + Send + 'static,
 ) -> std::io::Result<JoinHandle<Followed>> {
     let runtime = Handle::current();
     let body = move || {
         let mut follower = Follower {
-            consumer: Consumer::default(),
+            consumer: Consumer::with_disks(disks),
             reader: FrameReader::new(),
             link,
             retained,
+            network,
             board,
             runtime,
             received: CommitSeq::BOOT,
@@ -71,6 +76,7 @@ struct Follower {
     reader: FrameReader,
     link: BackupHandle,
     retained: SharedRetained,
+    network: Arc<Network>,
     board: Arc<Board>,
     runtime: Handle,
     received: CommitSeq,
@@ -120,6 +126,9 @@ impl Follower {
             Frame::Record(record) => {
                 let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
                 for output in outputs {
+                    if let Output::Frame { device, bytes } = &output {
+                        self.network.observe(*device, bytes);
+                    }
                     let bytes = output.bytes() as u64;
                     retained.hold(record.seq, output, bytes);
                 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use samsara_config::{AckPolicy, Config, Role};
 use samsara_engine::Stats;
+use samsara_machine::disk::DiskFile;
 use samsara_replication::{AckLevel, QueueLimits};
 use tokio::sync::mpsc;
 
@@ -18,6 +19,7 @@ use crate::failure::Failure;
 use crate::http::HttpServer;
 use crate::log_file::LogFile;
 use crate::metrics::Metrics;
+use crate::net::Network;
 use crate::node::{self, Ended};
 use crate::notify::Notifier;
 use crate::report::Report;
@@ -54,6 +56,10 @@ pub(crate) struct Base {
     pub(crate) promotions: mpsc::Receiver<node::Promotion>,
     /// Set by the run loop whenever it turns.
     pub(crate) alive: Arc<AtomicBool>,
+    /// This host's images of the guest's disks.
+    pub(crate) disks: Vec<Arc<DiskFile>>,
+    /// The taps of the guest's network devices.
+    pub(crate) network: Arc<Network>,
     /// What an earlier run left in the console's file; goes when a guest starts here.
     pub(crate) leftovers: Leftovers,
 }
@@ -105,6 +111,8 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         .as_deref()
         .map(|path| LogFile::create(path, limits))
         .transpose()?;
+    let disks = guest::open_disks(&config)?;
+    let network = Arc::new(guest::open_network(&config)?);
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
@@ -120,7 +128,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     ));
     let (promote, promotions) = mpsc::channel(1);
     let services = start_services(&config, &host, &board, promote).await?;
-    let emitter = emitter::start(&world, sink)?;
+    let emitter = emitter::start(&world, sink, network.clone())?;
     let notifier = Arc::new(Notifier::from_env());
     let alive = Arc::new(AtomicBool::new(true));
     let base = Base {
@@ -135,6 +143,8 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         notifier: notifier.clone(),
         promotions,
         alive: alive.clone(),
+        disks,
+        network: network.clone(),
         leftovers,
     };
     let feeder = notifier.clone();
@@ -149,6 +159,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     };
     notifier.stopping();
     world.stop();
+    network.stop();
     for service in services.into_iter().chain([watchdog]) {
         service.abort();
         // Until it is gone: the control socket's file goes with it.

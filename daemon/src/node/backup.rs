@@ -14,10 +14,11 @@ use samsara_replication::transport::{
 use tokio::sync::mpsc;
 
 use super::input::Input;
-use crate::board::Board;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::follower::{self, Followed, SharedRetained};
+use crate::guest;
+use crate::run::Base;
 
 /// Dials the peer until it is a primary that welcomes this host.
 pub(super) async fn dial(
@@ -95,7 +96,7 @@ impl Follow {
         link: BackupLink,
         session: u64,
         gave_up: Option<Right>,
-        board: &Arc<Board>,
+        base: &Base,
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<Self, Failure> {
         let StartedBackup {
@@ -113,7 +114,9 @@ impl Follow {
             commits,
             handle.clone(),
             retained.clone(),
-            board.clone(),
+            guest::blocks(&base.disks),
+            base.network.clone(),
+            base.board.clone(),
             failed,
         );
         let thread = thread.map_err(|error| Failure::new(ExitCode::Internal, &error))?;

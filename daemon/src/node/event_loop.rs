@@ -9,8 +9,7 @@ use samsara_failover::{
     Verdict,
 };
 use samsara_machine::Machine;
-use samsara_machine::bare::Program;
-use samsara_machine::kvm::Host;
+use crate::guest::{Kvm, Source};
 use samsara_replication::QueueLimits;
 use samsara_replication::protocol::{Admission, BackupEvent, PrimaryEvent, Right};
 use samsara_replication::transport::{BackupLink, Dialer, LinkEvent, PrimaryLink};
@@ -68,8 +67,8 @@ pub(super) struct Session {
 pub(super) struct Node {
     pub(super) base: Base,
     pub(super) guest: Guest,
-    pub(super) kvm: Host,
-    pub(super) program: Option<Program>,
+    pub(super) kvm: Kvm,
+    pub(super) source: Option<Source>,
     pub(super) decider: Decider,
     pub(super) arbiter: Arc<Mutex<Box<dyn Arbiter>>>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,

@@ -148,6 +148,11 @@ impl Pc {
         }
     }
 
+    /// How many virtio devices there are.
+    pub fn device_count(&self) -> usize {
+        self.virtio.len()
+    }
+
     /// Sizes of the disks, by block device.
     pub fn disk_bytes(&self) -> impl Iterator<Item = u64> {
         self.virtio.iter().filter_map(disk_bytes)
