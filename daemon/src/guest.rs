@@ -21,7 +21,7 @@ use samsara_machine::{Machine, Platform};
 use crate::board::GuestView;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::net::{Network, TapConfig, Taken};
+use crate::net::{Network, Taken, TapConfig};
 use crate::run::Base;
 
 /// Pause while the guest does not read what was typed.
@@ -140,7 +140,7 @@ pub fn shape(config: &Config) -> Result<Shape, Failure> {
 }
 
 /// Boots a machine.
-pub fn boot(kvm: &Kvm, base: &Base, source: &Source) -> Result<Machine, Failure> {
+pub(crate) fn boot(kvm: &Kvm, base: &Base, source: &Source) -> Result<Machine, Failure> {
     let config = &base.config;
     let shape = shape(config)?;
     let image = Arc::new(Image::new(shape)?);
@@ -201,7 +201,7 @@ pub fn isolation(config: &Config, traits: HostTraits, platform: Platform) -> Iso
 }
 
 /// Lets a machine run, recorded.
-pub fn run(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Failure> {
+pub(crate) fn run(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Failure> {
     let config = &base.config;
     let recording = &config.recording;
     let settings = Settings {
@@ -238,7 +238,11 @@ pub fn run(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Fa
 }
 
 /// Lets a machine run natively: the baseline for comparisons.
-pub fn run_native(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<NativeRun>, Failure> {
+pub(crate) fn run_native(
+    kvm: &Kvm,
+    base: &Base,
+    machine: Machine,
+) -> Result<Arc<NativeRun>, Failure> {
     let native = Arc::new(NativeRun::start(&kvm.host, machine, base.world.clone())?);
     let shown = native.clone();
     base.board.set_guest(move || GuestView {

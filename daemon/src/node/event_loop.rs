@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::guest::{Kvm, Source};
 use samsara_engine::Recorder;
 use samsara_failover::{
     Arbiter, ArbiterAnswer, Decider, Detector, Event, GaveUp, Moment, SessionId, SyncMark, Term,
     Verdict,
 };
 use samsara_machine::Machine;
-use crate::guest::{Kvm, Source};
 use samsara_replication::QueueLimits;
 use samsara_replication::protocol::{Admission, BackupEvent, PrimaryEvent, Right};
 use samsara_replication::transport::{BackupLink, Dialer, LinkEvent, PrimaryLink};

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, Frame, Shape};
 use samsara_engine::{
-    Consumer, EngineError, Faults, Item, NativeRun, Outside, Recorder, Settings, Stats,
+    Consumer, EngineError, Faults, Isolation, Item, NativeRun, Outside, Recorder, Settings, Stats,
     StatsSnapshot,
 };
 use samsara_machine::bare::{Program, boot};
-use samsara_machine::kvm::Host;
+use samsara_machine::kvm::{Host, Paging};
 use samsara_machine::memory::Image;
 use samsara_machine::{Ended, Machine, Output};
 
@@ -209,6 +209,8 @@ impl Answer {
 
 pub(crate) fn settings(faults: Faults) -> Settings {
     Settings {
+        isolation: Isolation::Parallel,
+        paging: Paging::Second,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,

@@ -152,6 +152,14 @@ impl Cpu for ToyCpu {
         Ok(())
     }
 
+    fn want_window(&mut self, _wanted: bool) {}
+
+    fn set_events(&mut self, _state: &VcpuState) -> Result<(), KvmError> {
+        panic!("a bare guest takes no interrupts")
+    }
+
+    fn forget_translations(&mut self) {}
+
     fn expect_privileged_code(&mut self) {}
 
     fn reset_ring(&mut self) -> Result<(), KvmError> {

@@ -94,7 +94,9 @@ impl Model {
                         record.seq, chunk.exit
                     ));
                 }
-                let value = before.devices().read_value(&chunk.exit, record.guest_time);
+                let value = before
+                    .devices()
+                    .read_value(chunk.vcpu, &chunk.exit, record.guest_time);
                 finish_read(&program, regs, &mut self.words, value);
             }
         }

@@ -6,7 +6,7 @@ mod dirty_ring;
 mod exit;
 mod host;
 mod kick;
-mod probe;
+pub mod probe;
 mod vcpu;
 mod vm;
 

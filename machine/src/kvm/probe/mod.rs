@@ -7,3 +7,16 @@ pub enum Paging {
     /// KVM: shadow page tables.
     Shadow,
 }
+
+/// s
+#[derive(Clone, Copy, Debug)]
+pub struct HostTraits {
+    /// p
+    pub paging: Paging,
+}
+/// s
+pub fn probe(_host: &super::Host) -> Result<HostTraits, super::KvmError> {
+    Ok(HostTraits {
+        paging: Paging::Shadow,
+    })
+}
