@@ -83,7 +83,7 @@ impl Blocks for Disk {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(!self.is_read_only, "a read-only disk is not written");
         self.with(offset, bytes.len() as u64, |part| {
-            part.copy_from_slice(bytes)
+            part.copy_from_slice(bytes);
         })
     }
 
@@ -219,7 +219,7 @@ impl Guest {
 
     pub(super) fn set_up_queue(&mut self, queue: usize) {
         self.queues[queue] = DriverQueue::default();
-        let zeros = [0; RINGS_BYTES as usize];
+        let zeros = vec![0; RINGS_BYTES as usize];
         self.poke(descriptors(queue), &zeros);
         self.write(register::QUEUE_SEL, queue as u32);
         self.write(register::QUEUE_NUM, self.size.into());
