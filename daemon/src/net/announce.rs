@@ -18,7 +18,7 @@ pub const DELAYS: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(50),
     Duration::from_millis(200),
-    Duration::from_millis(1000),
+    Duration::from_secs(1),
 ];
 
 const BROADCAST: Mac = [0xff; 6];

@@ -104,7 +104,7 @@ struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_live = self.take().is_some();
+        let is_live = self.taker().is_some();
         f.debug_struct("Shared")
             .field("is_live", &is_live)
             .field("stopping", &self.stopping)
@@ -115,17 +115,12 @@ impl fmt::Debug for Shared {
 impl Network {
     /// Opens the taps, in the calling thread's network namespace.
     pub fn open(taps: &[TapConfig]) -> Result<Self, NetworkError> {
-        let mut ports: Vec<Arc<Port>> = Vec::new();
-        for config in taps {
-            if ports.iter().any(|port| port.device == config.device) {
-                return Err(NetworkError::SameDevice(config.device));
-            }
-            if ports.iter().any(|port| port.name() == config.tap) {
-                return Err(NetworkError::SameTap(config.tap.clone()));
-            }
+        check(taps)?;
+        let open = |config: &TapConfig| {
             let tap = Tap::open(&config.tap)?;
-            ports.push(Arc::new(Port::new(config.device, config.mac, tap)));
-        }
+            Ok(Arc::new(Port::new(config.device, config.mac, tap)))
+        };
+        let ports = taps.iter().map(open).collect::<Result<_, TapError>>()?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let stop_signal = eventfd(0, flags).map_err(|error| NetworkError::Threads(error.into()))?;
         let shared = Shared {
@@ -160,7 +155,7 @@ impl Network {
         for port in &self.ports {
             port.flush();
         }
-        *self.shared.take() = Some(take);
+        *self.shared.taker() = Some(take);
         let (ports, shared) = (self.ports.clone(), Arc::clone(&self.shared));
         self.spawn("net-announcer".to_owned(), move || {
             announce_to_the_end(&ports, &shared);
@@ -243,12 +238,12 @@ impl Drop for Network {
 }
 
 impl Shared {
-    fn take(&self) -> MutexGuard<'_, Option<Arc<Take>>> {
+    fn taker(&self) -> MutexGuard<'_, Option<Arc<Take>>> {
         self.take.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self) {
-        let mut take = self.take();
+        let mut take = self.taker();
         *take = None;
         self.stopping.store(true, Ordering::SeqCst);
         drop(take);
@@ -259,7 +254,7 @@ impl Shared {
 
     /// Waits until then; whether to go on.
     fn wait_until(&self, then: Instant) -> bool {
-        let mut take = self.take();
+        let mut take = self.taker();
         loop {
             if self.is_stopping() {
                 return false;
@@ -277,7 +272,7 @@ impl Shared {
 impl Inward for Shared {
     fn take(&self, device: DeviceIndex, frame: Bytes) -> Option<Taken> {
         // The recorder may wait: nobody waits for it here.
-        let take = self.take().clone()?;
+        let take = self.taker().clone()?;
         Some(take(device, frame))
     }
 
@@ -288,6 +283,20 @@ impl Inward for Shared {
     fn stop_signal(&self) -> BorrowedFd<'_> {
         self.stop_signal.as_fd()
     }
+}
+
+/// Before any is opened: a tap that is made by being opened would come and go.
+fn check(taps: &[TapConfig]) -> Result<(), NetworkError> {
+    for (index, config) in taps.iter().enumerate() {
+        let before = &taps[..index];
+        if before.iter().any(|other| other.device == config.device) {
+            return Err(NetworkError::SameDevice(config.device));
+        }
+        if before.iter().any(|other| other.tap == config.tap) {
+            return Err(NetworkError::SameTap(config.tap.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn announce_to_the_end(ports: &[Arc<Port>], shared: &Shared) {

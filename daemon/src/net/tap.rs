@@ -129,7 +129,7 @@ impl Port {
         let mut guest = Guest { is_patient: true };
         let mut said_unreadable = false;
         while !inward.is_stopping() {
-            let ready = self.wait(inward, None);
+            let ready = self.wait(inward);
             let read = ready.and_then(|()| self.read_ready(inward, &mut buffer, &mut guest));
             let Err(error) = read else {
                 if said_unreadable {
@@ -157,10 +157,10 @@ impl Port {
     }
 
     /// Waits until there is something to read, or it is to stop.
-    fn wait(&self, inward: &impl Inward, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, inward: &impl Inward) -> io::Result<()> {
         let tap = PollFd::from_borrowed_fd(self.tap.as_fd(), PollFlags::IN);
         let mut fds = [tap, stop_fd(inward)];
-        wait_for(&mut fds, timeout)?;
+        wait_for(&mut fds, None)?;
         let found = fds[0].revents();
         // A tap that is gone says so again at once: the caller waits before it asks again.
         let is_broken = !found.is_empty() && !found.contains(PollFlags::IN);

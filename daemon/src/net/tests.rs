@@ -58,14 +58,23 @@ fn config(name: &str) -> TapConfig {
     }
 }
 
+/// A tap that carries no IPv6: nobody asks for routers or joins groups by himself.
+fn make_tap() {
+    ip("tuntap add dev tap0 mode tap");
+    ip("link set tap0 addrgenmode none");
+}
+
 /// A network with one tap that carries IPv4 to a guest, and nothing that the kernel says by itself.
 fn network() -> Network {
+    make_tap();
     let network = Network::open(&[config("tap0")]).unwrap();
-    ip("addr flush dev tap0");
     ip("addr add 10.77.0.1/24 dev tap0");
     ip("neigh add 10.77.0.2 lladdr 52:54:00:00:00:02 dev tap0");
     network
 }
+
+/// An answer of the recorder: none has room yet, one less with each try, and then there is.
+const NO_ROOM_FIRST: u8 = 10;
 
 /// What a guest's recorder is given, and what it answers.
 struct Recorder {
@@ -86,7 +95,12 @@ fn recorder() -> (Recorder, Arc<Take>) {
             Taken::Yes
         }
         1 => Taken::NoRoom,
-        _ => Taken::Gone,
+        2 => Taken::Gone,
+        more => {
+            let next = if more == NO_ROOM_FIRST { 0 } else { more - 1 };
+            answer.store(next, Ordering::SeqCst);
+            Taken::NoRoom
+        }
     };
     (recorder, Arc::new(take))
 }
@@ -266,13 +280,17 @@ fn a_guest_without_room_is_waited_for_once() {
         recorder.answer.store(0, Ordering::SeqCst);
         send(b"room");
         assert_eq!(recorder.payload(), b"room");
-        recorder.answer.store(1, Ordering::SeqCst);
-        let before = lost();
+        let (before, begin) = (counts(&network), Instant::now());
+        recorder.answer.store(NO_ROOM_FIRST + 5, Ordering::SeqCst);
         send(b"soon");
-        std::thread::sleep(Duration::from_millis(2));
-        recorder.answer.store(0, Ordering::SeqCst);
-        if lost() == before {
+        let passed = || counts(&network).frames_in > before.frames_in;
+        wait("it is taken or dropped", || {
+            passed() || lost() > before.lost_for(Lost::NoRoom)
+        });
+        if passed() {
             assert_eq!(recorder.payload(), b"soon");
+        } else {
+            assert!(begin.elapsed() >= Duration::from_millis(20));
         }
         recorder.answer.store(2, Ordering::SeqCst);
         send(b"gone");
@@ -358,7 +376,6 @@ fn what_the_network_does_not_take_is_counted() {
 #[test]
 fn a_tap_that_is_removed_and_made_again_is_taken_up() {
     in_namespace("a_tap_that_is_removed_and_made_again_is_taken_up", || {
-        ip("tuntap add dev tap0 mode tap");
         let network = network();
         network.start().unwrap();
         let (recorder, take) = recorder();
@@ -367,7 +384,7 @@ fn a_tap_that_is_removed_and_made_again_is_taken_up() {
         wait("it is noticed", || counts(&network).read_errors >= 1);
         network.emit(DEVICE, &[0; 60]);
         assert!(counts(&network).lost_for(Lost::Down) >= 1);
-        ip("tuntap add dev tap0 mode tap");
+        make_tap();
         ip("addr add 10.77.0.1/24 dev tap0");
         let socket = UdpSocket::bind((HOST, 0)).unwrap();
         wait("it is taken up", || {
@@ -392,7 +409,8 @@ fn taps_that_cannot_be_had_are_named() {
         let first = Network::open(&[config("tap0")]).unwrap();
         assert!(error(&[config("tap0")]).contains("tap tap0 is in use"));
         drop(first);
-        Network::open(&[config("tap0")]).unwrap();
+        // A process that another test is just starting has its descriptors until it runs its program.
+        wait("it is free", || Network::open(&[config("tap0")]).is_ok());
         assert!(error(&[config("lo")]).contains("lo is an interface that is no tap"));
         let other = TapConfig {
             device: DeviceIndex(4),

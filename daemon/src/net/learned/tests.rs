@@ -111,8 +111,8 @@ fn neighbour_discovery_tells_addresses_and_routers() {
         ["2001:db8::1 R", "fe80::1 R"]
     );
     // From another link it says nothing of this one.
-    let routed = ipv6_packet("2001:db8::7", 254, &advertised(0xe0));
-    assert_eq!(claims(&[routed]), ["2001:db8::7"]);
+    let distant = ipv6_packet("2001:db8::7", 254, &advertised(0xe0));
+    assert_eq!(claims(&[distant]), ["2001:db8::7"]);
     // Detecting whether the address is somebody's: it is not this station's yet.
     let probe = ipv6_packet("::", 255, &discovery(NEIGHBOUR_SOLICITATION, 0, "fe80::1"));
     assert!(claims(&[probe]).is_empty());
