@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use samsara_machine::kvm::{KvmError, Paging, RawExit, Restore, Vcpu, Vm};
+use samsara_machine::kvm::{Harvest, KvmError, Paging, RawExit, Restore, Vcpu, Vm};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::vcpu::VcpuState;
 
@@ -24,8 +24,9 @@ pub trait Cpu: Send + 'static {
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError>;
     /// Puts a state back; no load may wait.
     fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError>;
-    /// Takes the pages that became private since the last call; may repeat some.
-    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError>;
+    /// Takes the pages that became private since the last call; may repeat some. If it could not tell of
+    /// all, others are to be looked for in the view.
+    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<Harvest, KvmError>;
     /// From now on the guest may run its own code at CPL 0: captures and restores are of everything.
     fn expect_privileged_code(&mut self);
     /// Whether runs end as soon as the vCPU can take an interrupt.
@@ -93,7 +94,7 @@ impl Cpu for ViewCpu {
         self.vcpu.restore(state, what)
     }
 
-    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError> {
+    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<Harvest, KvmError> {
         self.vcpu.take_written(page)
     }
 

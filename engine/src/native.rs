@@ -267,7 +267,7 @@ fn get_ready(shared: &Shared, vcpu: &mut Vcpu, index: VcpuIndex) -> Result<bool,
     let touched = state.machine.take_touched(index);
     let now = state.machine.vcpu(index);
     match touched {
-        Touched::No => {}
+        Touched::No | Touched::Apic => {}
         Touched::Events => vcpu.set_events(now)?,
         Touched::Whole => vcpu.restore(now, Restore::KeepTime)?,
     }

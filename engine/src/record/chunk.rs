@@ -7,7 +7,7 @@ use samsara_commitlog::{
     Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record, VcpuIndex,
 };
 use samsara_machine::bare::{Guarded, Seen};
-use samsara_machine::kvm::{RawExit, Restore};
+use samsara_machine::kvm::{Harvest, RawExit, Restore};
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 use samsara_machine::pc::apic::LocalApic;
 use samsara_machine::pc::{Own, own_access};
@@ -90,7 +90,7 @@ impl<C: Cpu> Seat<C> {
     }
 
     /// Takes over what happened to the vCPU's state, which is this now, between two chunks.
-    pub(super) fn take_over(
+    fn take_over(
         &mut self,
         state: &VcpuState,
         touched: Touched,
@@ -98,7 +98,7 @@ impl<C: Cpu> Seat<C> {
         self.start.clone_from(state);
         self.apic = state.apic();
         match touched {
-            Touched::No => {}
+            Touched::No | Touched::Apic => {}
             Touched::Events => self.cpu.set_events(state)?,
             Touched::Whole => self.cpu.restore(state, Restore::KeepTime)?,
         }
@@ -156,6 +156,21 @@ impl<C: Cpu> ChunkRunner<C> {
             runs_bytes: 0,
             chunks: 0,
         }
+    }
+
+    /// Brings the vCPU whose chunk is next up to date with what happened to its state between its chunks.
+    /// Whoever calls it keeps out inputs that could change that state. False if it cannot run any more.
+    pub(super) fn get_ready(&mut self) -> Result<bool, EngineError> {
+        let index = self.seat.index;
+        let mut machine = self.shared.machine();
+        if !machine.devices().can_run(index) {
+            return Ok(false);
+        }
+        let touched = machine.take_touched(index);
+        if touched != Touched::No {
+            self.seat.take_over(machine.vcpu(index), touched)?;
+        }
+        Ok(true)
     }
 
     /// The vCPU whose chunk is next.
@@ -288,10 +303,13 @@ impl<C: Cpu> ChunkRunner<C> {
         } = self;
         let set = &shared.lane(*lane).held;
         let mut may_be_privileged = false;
-        cpu.take_written(&mut |page| {
+        let mut note = |page| {
             may_be_privileged |= guarded.contains(page);
             held.insert(set, page);
-        })?;
+        };
+        if cpu.take_written(&mut note)? == Harvest::Incomplete {
+            shared.lane(*lane).view.private_pages(note)?;
+        }
         held.sort_in();
         if may_be_privileged {
             cpu.expect_privileged_code();

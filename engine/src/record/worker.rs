@@ -4,8 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use samsara_commitlog::{Input, VcpuIndex};
 use samsara_machine::bare::Operation;
-use samsara_machine::vcpu::VcpuState;
-use samsara_machine::{Machine, Touched};
+use samsara_machine::Machine;
 
 use super::chunk::{ChunkRunner, Outcome, Seat};
 use super::committer::Shared;
@@ -18,8 +17,8 @@ use crate::stats::count;
 
 /// What a thread does next.
 enum Next {
-    /// A chunk of this vCPU, whose state is now this one if something happened to it.
-    Chunk(VcpuIndex, Option<(Box<VcpuState>, Touched)>),
+    /// A chunk of this vCPU.
+    Chunk(VcpuIndex),
     /// A step of this vCPU's device operation, of at most so many bytes.
     Step(VcpuIndex, Operation, usize),
     /// The vCPU, or all, have halted for good.
@@ -57,12 +56,7 @@ fn next(shared: &Shared, vcpus: impl Iterator<Item = VcpuIndex> + Clone) -> Next
         let mut is_waiting = false;
         for vcpu in vcpus.clone() {
             match could(&machine, vcpu) {
-                Could::Run => {
-                    let touched = machine.take_touched(vcpu);
-                    let state = || Box::new(machine.vcpu(vcpu).clone());
-                    let news = (touched != Touched::No).then(|| (state(), touched));
-                    return Next::Chunk(vcpu, news);
-                }
+                Could::Run => return Next::Chunk(vcpu),
                 Could::Step(operation, bytes) => return Next::Step(vcpu, operation, bytes),
                 Could::Wait => is_waiting = true,
                 Could::Park => {}
@@ -104,12 +98,7 @@ pub(super) fn run<C: Cpu>(
                 shared.park_until_stop();
             }
             Next::Step(vcpu, operation, bytes) => step(vcpu, shared, operation, bytes)?,
-            Next::Chunk(_, news) => {
-                if let Some((state, touched)) = news {
-                    runner.seat().take_over(&state, touched)?;
-                }
-                chunk(shared, &mut runner, &mut turn)?;
-            }
+            Next::Chunk(_) => chunk(shared, &mut runner, &mut turn)?,
         }
     }
 }
@@ -133,17 +122,16 @@ pub(super) fn run_all<C: Cpu>(shared: &Arc<Shared>, cpus: Vec<C>) -> Result<(), 
             Next::Leave => return Ok(()),
             Next::Park => shared.park_until_stop(),
             Next::Step(vcpu, operation, bytes) => step(vcpu, shared, operation, bytes)?,
-            Next::Chunk(vcpu, news) => {
+            Next::Chunk(vcpu) => {
                 if let Some(seat) = others[usize::from(vcpu.0)].take() {
                     others[usize::from(at.0)] = Some(std::mem::replace(runner.seat(), seat));
                     at = vcpu;
                 }
-                if let Some((state, touched)) = news {
-                    runner.seat().take_over(&state, touched)?;
-                }
                 shared.outside.wait_for_room();
                 let _beside = shared.turnstile.beside();
-                runner.run_chunk()?;
+                if runner.get_ready()? {
+                    runner.run_chunk()?;
+                }
             }
         }
     }
@@ -164,7 +152,7 @@ fn chunk<'a, C: Cpu>(
     if company == Company::None {
         shared.kick_all();
         let _alone = shared.turnstile.alone();
-        if runner.run_chunk()? == Outcome::Committed {
+        if runner.get_ready()? && runner.run_chunk()? == Outcome::Committed {
             count(&runner.stats().exclusive_chunks, 1);
         }
         return Ok(());
@@ -173,7 +161,9 @@ fn chunk<'a, C: Cpu>(
         *turn = Some(shared.rotation.enter());
     }
     let _beside = shared.turnstile.beside();
-    runner.run_chunk()?;
+    if runner.get_ready()? {
+        runner.run_chunk()?;
+    }
     if !runner.keeps_turn() {
         *turn = None;
     }

@@ -11,6 +11,7 @@ mod vcpu;
 mod vm;
 
 pub use capture::{Privilege, Restore};
+pub use dirty_ring::Harvest;
 pub use exit::RawExit;
 pub use host::{Host, KvmError};
 pub use kick::Kicker;

@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
 use super::capture::Privilege;
-use super::dirty_ring::DirtyRing;
+use super::dirty_ring::{DirtyRing, Harvest};
 use super::exit::RawExit;
 use super::host::{Host, KvmError};
 use super::kick::{Attachment, Kicker};
@@ -226,17 +226,17 @@ impl Vcpu {
     }
 
     /// Takes the pages that were written for the first time since their last report.
-    pub fn take_written(&mut self, page: impl FnMut(PageIndex)) -> Result<(), KvmError> {
+    pub fn take_written(&mut self, page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
         match &mut self.ring {
             Some(ring) => ring.harvest(page),
-            None => Ok(()),
+            None => Ok(Harvest::Complete),
         }
     }
 
     /// Makes room in the ring after [`RawExit::RingFull`].
     pub fn reset_ring(&mut self) -> Result<(), KvmError> {
         match &mut self.ring {
-            Some(ring) => ring.give_back(),
+            Some(ring) => ring.make_room(),
             None => Ok(()),
         }
     }

@@ -85,7 +85,9 @@ pub enum Touched {
     /// Nothing.
     #[default]
     No,
-    /// Its local APIC took over, or an interrupt was delivered to it.
+    /// Its local APIC changed.
+    Apic,
+    /// An interrupt was delivered to it.
     Events,
     /// Everything: it was reset or started.
     Whole,

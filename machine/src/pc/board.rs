@@ -93,6 +93,8 @@ impl Board<'_> {
                 let mut locals = Locals(self.vcpus);
                 let apics = &mut self.pc.apics;
                 apics.write(vcpu, mode, register, value, self.now, &mut locals);
+                let touched = &mut self.touched[usize::from(vcpu.0)];
+                *touched = Touched::Apic.max(*touched);
             }
             Register::IoApic(offset) => {
                 let mut locals = Locals(self.vcpus);
@@ -207,7 +209,7 @@ impl Board<'_> {
             touched = touched.max(interrupt(state, &mut local, mailbox, activity));
             if state.apic() != local {
                 state.set_apic(&local);
-                touched = touched.max(Touched::Events);
+                touched = touched.max(Touched::Apic);
             }
         }
         self.touched[index] = self.touched[index].max(touched);
