@@ -47,6 +47,8 @@ pub(super) struct DirtyRing {
     taken: u32,
     /// KVM's place in the ring is not known to be `next`.
     lost_place: bool,
+    /// The last harvest gave entries back.
+    has_given_back: bool,
     vm: RawFd,
 }
 
@@ -77,6 +79,7 @@ impl DirtyRing {
             next: 0,
             taken: 0,
             lost_place: false,
+            has_given_back: false,
             vm: vm.as_raw_fd(),
         })
     }
@@ -98,7 +101,8 @@ impl DirtyRing {
         }
         // KVM ends a run before the ring is full. If it is, it was not asked in time.
         let is_overfull = self.taken >= ENTRIES;
-        if self.taken >= GIVE_BACK_AT {
+        self.has_given_back = self.taken >= GIVE_BACK_AT;
+        if self.has_given_back {
             self.give_back()?;
         }
         self.lost_place |= is_overfull;
@@ -112,11 +116,13 @@ impl DirtyRing {
     /// Looks where KVM writes. The entries between our place and that one were written over by reports
     /// that we have taken: they only are to be given back.
     fn find_place(&mut self) {
-        let is_dirty = |&step: &u32| {
-            let flags = self.flags(self.next.wrapping_add(step));
-            flags.load(Ordering::Acquire) & FLAG_DIRTY != 0
+        let is_dirty = |place: u32| self.flags(place).load(Ordering::Acquire) & FLAG_DIRTY != 0;
+        // Entries are written one after the other: the first is the one with none before it.
+        let is_first = |&ahead: &u32| {
+            let place = self.next.wrapping_add(ahead);
+            is_dirty(place) && !is_dirty(place.wrapping_sub(1))
         };
-        let Some(ahead) = (0..ENTRIES).find(is_dirty) else {
+        let Some(ahead) = (0..ENTRIES).find(is_first) else {
             return;
         };
         for _ in 0..ahead {
@@ -158,8 +164,8 @@ impl DirtyRing {
 
     /// Makes room after KVM said that the ring is full.
     pub(super) fn make_room(&mut self) -> Result<(), KvmError> {
-        if self.lost_place && self.taken == 0 {
-            // KVM is ahead by more than the whole ring.
+        if self.taken == 0 && !self.has_given_back {
+            // Everything was given back, and still it is full: KVM is ahead by a whole ring.
             for place in 0..ENTRIES {
                 self.flags(place).store(FLAG_HARVESTED, Ordering::Release);
             }
