@@ -24,6 +24,8 @@ static struct {
 } OWN_PAGE pair = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static u64 lanes[MAX_CPUS][3][LANE_WORDS] OWN_PAGE;
 static u64 late_ns, pause_ms;
+static pthread_t churner;
+static _Atomic bool stopping;
 
 // Only this thread: the service is to be answered at once all the same.
 static void be_nice(void) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19); }
@@ -78,13 +80,14 @@ static void *churn(void *argument) {
     snprintf(path, sizeof path, "%s/churn", folder);
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (file < 0) fail("%s: %s", path, strerror(errno));
-    for (u64 i = 0;; i++) {
+    for (u64 i = 0; !stopping; i++) {
         lane_start(piece, i);
         off_t at = (off_t)(i % CHURN_PIECES) * PAGE;
         if (pwrite(file, piece, sizeof piece, at) != sizeof piece || fsync(file)) fail("%s: %s", path, strerror(errno));
         atomic_fetch_add(&stats.writes, 1);
         sleep_ms(pause_ms);
     }
+    close(file);
     return NULL;
 }
 
@@ -96,7 +99,12 @@ void load_start(void) {
         start_thread(&thread, compute, (void *)cpu);
         start_thread(&thread, sleep_and_measure, (void *)cpu);
     }
-    start_thread(&thread, churn, (void *)data_mount());
+    start_thread(&churner, churn, (void *)data_mount());
+}
+
+void load_stop(void) {
+    stopping = true;
+    pthread_join(churner, NULL);
 }
 
 void load_stats(char answer[ANSWER_BYTES]) {

@@ -16,12 +16,14 @@ static void job_reboot(void) { system_stop(RB_AUTOBOOT); }
 
 static void job_panic(void) {
     if (!is_init()) fail("only a guest can panic");
+    output_drain();
     write_file("/proc/sysrq-trigger", "c");
 }
 
 void job_mixed(void) {
     load_start();
     job_serve();
+    load_stop();
 }
 
 // The shell gets the console the kernel uses as its controlling terminal, for Ctrl-C.

@@ -142,19 +142,21 @@ static bool answers(u64 port) {
 }
 
 // Redis with every write synced before it is acknowledged; in initrd-redis.cpio only.
-static void redis_start(const char *folder) {
+static int redis_start(const char *folder) {
     char data[256];
     snprintf(data, sizeof data, "%s/redis", folder);
     mkdir(data, 0755);
     char *const arguments[] = {
-        "/usr/bin/redis-server", "--dir", data, "--appendonly", "yes", "--appendfsync", "always", "--save", "",
-        "--protected-mode", "no", "--loglevel", "warning", NULL};
+        "/usr/bin/redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--loglevel", "warning",
+        "--dir", data, "--save", "", "--appendonly", "yes", "--appendfsync", "always", NULL};
+    if (is_init()) write_file("/proc/sys/vm/overcommit_memory", "1"); // it forks to rewrite its file
     int child = spawn(arguments);
     for (u64 waited = 0; !answers(REDIS_PORT); waited += 200) {
         if (waitpid(child, NULL, WNOHANG) == child) fail("redis-server ended");
         if (waited >= REDIS_START_MS) fail("redis-server does not answer");
         sleep_ms(200);
     }
+    return child;
 }
 
 void job_serve(void) {
@@ -162,10 +164,12 @@ void job_serve(void) {
     const char *folder = data_mount();
     network_start();
     store_open(folder);
-    if (number("redis", 0, 0, 1)) redis_start(folder);
+    int redis = number("redis", 0, 0, 1) ? redis_start(folder) : 0;
     for (size_t i = 0; i < MAX_CLIENTS; i++) clients[i].socket = -1;
     int listener = listen_on(number("port", 7000, 1, 65535));
     say("samsara: serving");
     for (bool left_over = false; !stop_asked;) left_over = serve_once(listener, !left_over);
     say("samsara: stopping");
+    store_close();
+    if (redis && !kill(redis, SIGTERM)) waitpid(redis, NULL, 0);
 }

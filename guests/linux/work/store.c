@@ -79,3 +79,5 @@ void store_commit(void) {
     if (pending_bytes && fdatasync(file)) fail("the store: %s", strerror(errno));
     pending_bytes = 0;
 }
+
+void store_close(void) { close(file); }

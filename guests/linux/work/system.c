@@ -12,6 +12,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@ void system_start(void) {
 void system_stop(int how) {
     if (!is_init()) _exit(0);
     data_unmount();
+    output_drain();
     reboot(how);
     say("samsara: still running: %s", strerror(errno));
     for (;;) pause();
@@ -58,6 +60,8 @@ static void say_line(const char *prefix, const char *format, va_list values) {
     }
 }
 
+void output_drain(void) { tcdrain(STDOUT_FILENO); }
+
 void say(const char *format, ...) {
     va_list values;
     va_start(values, format);
@@ -72,6 +76,7 @@ void fail(const char *format, ...) {
     va_end(values);
     if (!is_init()) _exit(1);
     sync();
+    output_drain();
     reboot(RB_POWER_OFF);
     for (;;) pause();
 }

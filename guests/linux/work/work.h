@@ -31,6 +31,7 @@ void system_start(void);
 void system_stop(int how) __attribute__((noreturn)); // `how` is a reboot(2) command; plain exit on the host
 void say(const char *format, ...) PRINTS; // one line, in one write
 void fail(const char *format, ...) PRINTS __attribute__((noreturn)); // "wrong: ...", and stop
+void output_drain(void); // what was said has left the guest
 void write_file(const char *path, const char *text);
 const char *data_mount(void); // mounts the disk, once; answers the folder
 void data_unmount(void);
@@ -59,6 +60,7 @@ void store_set(u64 key, const char *value); // `value` is shorter than STORE_VAL
 const char *store_value(u64 key);           // NULL when never set
 u64 store_count(void);                      // values ever set
 void store_commit(void);                    // returns when all that was set is on the disk
+void store_close(void);
 
 // The line protocol (protocol.c): appends the answer to `line` to `answer`. Says if the guest is to stop.
 enum { LINE_BYTES = 128, ANSWER_BYTES = 256 };
@@ -66,6 +68,7 @@ bool protocol_answer(char *line, char answer[ANSWER_BYTES]);
 
 // The background load of `mixed` (load.c).
 void load_start(void);
+void load_stop(void); // no longer writes to the disk
 void load_stats(char answer[ANSWER_BYTES]);
 
 // Jobs.
