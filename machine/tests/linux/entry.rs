@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use samsara_commitlog::{Gpa, Shape, Space, VcpuIndex};
-use samsara_machine::kvm::{Host, Privilege, RawExit, Restore, Vm};
+use samsara_machine::kvm::{
+    Cpu, CpuModel, CpuidMasking, Host, Privilege, RawExit, Restore, Vm, X2Apic, probe,
+};
 use samsara_machine::linux::{Kernel, after_sipi, boot};
 use samsara_machine::memory::Image;
 use samsara_machine::vcpu::VcpuState;
@@ -102,4 +104,38 @@ fn another_processor_starts_in_real_mode_where_it_is_told() {
     assert_eq!(states[0].sregs().apic_base, 0xfee0_0900);
     let started = after_sipi(&states[1], 0x9a);
     assert_eq!(said(&host, &image, 1, &started, 1), [0x9a00]);
+}
+
+/// The processor that was set is the one that a kernel finds, and the hypervisor has no name.
+#[test]
+fn a_kernel_finds_the_baseline() {
+    let Some(mut host) = host() else { return };
+    let host_digest = host.cpu_digest();
+    let cpu = Cpu {
+        model: CpuModel::Baseline,
+        vcpu_count: 2,
+        x2apic: X2Apic::Hidden,
+    };
+    host.set_cpu(cpu).unwrap();
+    assert_ne!(host.cpu_digest(), host_digest);
+    let code = [
+        &[0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x89, 0xc8][..], // mov eax, 1; cpuid; mov eax, ecx
+        SAY,
+        &[0x89, 0xd8], // mov eax, ebx
+        SAY,
+        &[0xb8, 0, 0, 0, 0x40, 0x0f, 0xa2, 0x89, 0xd8], // mov eax, 0x40000000; cpuid; mov eax, ebx
+        SAY,
+        &[0xf4],
+    ];
+    let (image, states) = booted(&host, &open(&elf(&code.concat(), None), "").unwrap());
+    let found = said(&host, &image, 0, &states[0], 3);
+    // No RDRAND, and of the rest neither x2APIC, nor the TSC deadline timer, nor MONITOR.
+    let hidden = match probe(&host).unwrap().cpuid {
+        CpuidMasking::Masked => 0x4120_0008,
+        CpuidMasking::Native => 0x0120_0008,
+    };
+    assert_eq!(found[0] & hidden, 0, "{:#x}", found[0]);
+    assert_eq!(found[0] & 0x0098_2201, 0x0098_2201, "{:#x}", found[0]);
+    assert_eq!(found[1], 0x0002_0800);
+    assert_eq!(found[2], 0);
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Shape, Space, VcpuIndex};
-use samsara_machine::kvm::{Privilege, RawExit, Restore, Vcpu, Vm};
+use samsara_machine::kvm::{Cpu, CpuModel, Privilege, RawExit, Restore, Vcpu, Vm, X2Apic};
 use samsara_machine::linux::{Kernel, VirtioSlot, boot};
 use samsara_machine::memory::Image;
 use samsara_machine::vcpu::VcpuState;
@@ -78,9 +78,15 @@ fn regs(vcpu: &Vcpu) -> VcpuState {
 
 #[test]
 fn a_kernel_starts_and_finds_what_it_is_told() {
-    let (Some(host), Some(file)) = (host(), kernel_file()) else {
+    let (Some(mut host), Some(file)) = (host(), kernel_file()) else {
         return;
     };
+    let cpu = Cpu {
+        model: CpuModel::Baseline,
+        vcpu_count: 2,
+        x2apic: X2Apic::Hidden,
+    };
+    host.set_cpu(cpu).unwrap();
     let shape = Shape::new(2, 64 << 20).unwrap();
     let image = Image::new(shape).unwrap();
     let cmdline = "earlyprintk=serial,ttyS0 console=ttyS0 lpj=12220000 tsc=reliable no_timer_check \
