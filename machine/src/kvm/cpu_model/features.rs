@@ -84,8 +84,12 @@ pub(super) const HTT: Feature = feature("HTT", 1, Register::Edx, 28, Need::Offer
 pub(super) const CMP_LEGACY: Feature =
     feature("CMP_LEGACY", EXTENDED, Register::Ecx, 1, Need::Offered);
 
-/// What needs a host's own local APIC, PMU or enclaves: no guest is shown it.
+/// What needs a host's own local APIC, PMU or enclaves, or has registers that KVM does not list as a vCPU's state, so
+/// that they would be lost (MCE, MCA, MTRR): no guest is shown it.
 pub(super) const HIDDEN: &[Feature] = &[
+    feature("MCE", 1, Register::Edx, 7, Need::Offered),
+    feature("MTRR", 1, Register::Edx, 12, Need::Offered),
+    feature("MCA", 1, Register::Edx, 14, Need::Offered),
     feature("MONITOR", 1, Register::Ecx, 3, Need::Offered),
     feature("PDCM", 1, Register::Ecx, 15, Need::Offered),
     feature("TSC deadline timer", 1, Register::Ecx, 24, Need::Offered),
@@ -105,13 +109,10 @@ pub(super) const BASELINE: &[Feature] = &[
     feature("TSC", 1, Register::Edx, 4, Need::Kvm),
     feature("MSR", 1, Register::Edx, 5, Need::Kvm),
     feature("PAE", 1, Register::Edx, 6, Need::Kvm),
-    feature("MCE", 1, Register::Edx, 7, Need::Offered),
     feature("CX8", 1, Register::Edx, 8, Need::Kvm),
     feature("APIC", 1, Register::Edx, 9, Need::Kvm),
     feature("SEP", 1, Register::Edx, 11, Need::Kvm),
-    feature("MTRR", 1, Register::Edx, 12, Need::Offered),
     feature("PGE", 1, Register::Edx, 13, Need::Kvm),
-    feature("MCA", 1, Register::Edx, 14, Need::Offered),
     feature("CMOV", 1, Register::Edx, 15, Need::Kvm),
     feature("PAT", 1, Register::Edx, 16, Need::Kvm),
     feature("PSE36", 1, Register::Edx, 17, Need::Offered),
