@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::kvm_msr_entry;
+use kvm_bindings::{CpuId, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
@@ -57,14 +57,11 @@ impl Vcpu {
         ring: Option<DirtyRing>,
         privilege: Privilege,
     ) -> Result<Self, KvmError> {
-        let mut cpuid = host.cpuid.clone();
-        for entry in cpuid.as_mut_slice() {
-            match entry.function {
-                1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (u32::from(index.0) << 24),
-                0xb | 0x1f => entry.edx = index.0.into(),
-                _ => {}
-            }
-        }
+        // Hosts whose TSC has no steady rate do not say one.
+        let tsc_khz = fd.get_tsc_khz().ok().filter(|&khz| khz > 0);
+        let leaves = host.cpu.for_vcpu(index, tsc_khz);
+        let cpuid = CpuId::from_entries(&leaves)
+            .map_err(|_| KvmError::Missing("room for the processor's leaves"))?;
         fd.set_cpuid2(&cpuid)
             .map_err(KvmError::request("KVM_SET_CPUID2"))?;
         let msr_indices = usable_msrs(&fd, &host.msr_indices);

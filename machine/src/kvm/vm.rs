@@ -1,8 +1,9 @@
 //! A KVM virtual machine: slots over the image or a view.
 
+use std::ops::Range;
+
 use kvm_bindings::{
-    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{MsrExitReason, VmFd};
 use samsara_commitlog::VcpuIndex;
@@ -17,28 +18,21 @@ use crate::memory::{Image, Layout, View};
 /// above the device page, where no guest memory is.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
-/// Whether memory slots are there.
-#[derive(Clone, Copy)]
-enum Slots {
-    Present,
-    Absent,
-}
-
 /// A KVM virtual machine.
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
     layout: Layout,
+    /// Where its memory is in this process.
+    base: u64,
     tracks_writes: bool,
-    /// Where the first byte of guest memory is in this process.
-    memory: u64,
 }
 
 impl Vm {
     /// A VM on a view whose written pages are reported by each vCPU.
     pub fn on_view(host: &Host, view: &View) -> Result<Self, KvmError> {
         host.check_recording()?;
-        let vm = Self::create(host, view.layout(), true, view.host_address(0))?;
+        let vm = Self::create(host, view.layout(), view.host_address(0), true)?;
         let cap = kvm_enable_cap {
             cap: KVM_CAP_DIRTY_LOG_RING,
             args: [RING_BYTES as u64, 0, 0, 0],
@@ -47,22 +41,22 @@ impl Vm {
         vm.fd
             .enable_cap(&cap)
             .map_err(KvmError::request("KVM_CAP_DIRTY_LOG_RING"))?;
-        vm.set_slots(Slots::Present)?;
+        vm.add_slots()?;
         Ok(vm)
     }
 
     /// A VM on the image itself, for all vCPUs, with nothing tracked.
     pub fn on_image(host: &Host, image: &Image) -> Result<Self, KvmError> {
-        let vm = Self::create(host, image.layout(), false, image.host_address(0))?;
-        vm.set_slots(Slots::Present)?;
+        let vm = Self::create(host, image.layout(), image.host_address(0), false)?;
+        vm.add_slots()?;
         Ok(vm)
     }
 
     fn create(
         host: &Host,
         layout: Layout,
+        base: u64,
         tracks_writes: bool,
-        memory: u64,
     ) -> Result<Self, KvmError> {
         let fd = host
             .kvm
@@ -81,33 +75,39 @@ impl Vm {
         Ok(Self {
             fd,
             layout,
+            base,
             tracks_writes,
-            memory,
         })
     }
 
-    /// Has KVM forget all translations of guest memory: for hosts with shadow paging, where it does not
-    /// see page tables change from outside. No vCPU may be running.
-    pub fn rebuild_slots(&self) -> Result<(), KvmError> {
-        self.set_slots(Slots::Absent)?;
-        self.set_slots(Slots::Present)
+    fn add_slots(&self) -> Result<(), KvmError> {
+        self.set_slots(|range| range.end - range.start)
     }
 
-    fn set_slots(&self, slots: Slots) -> Result<(), KvmError> {
-        let flags = match (slots, self.tracks_writes) {
-            (Slots::Present, true) => KVM_MEM_LOG_DIRTY_PAGES,
-            _ => 0,
+    /// Deletes the memory slots and makes them anew, while no vCPU of this VM runs.
+    ///
+    /// KVM forgets all translations with them. Where it keeps shadow page tables, nothing less makes it see that page
+    /// tables were changed from outside ([`Paging::Shadow`](super::Paging::Shadow)). Pages that a vCPU holds are
+    /// reported once more when it next writes them.
+    pub fn rebuild_slots(&self) -> Result<(), KvmError> {
+        self.set_slots(|_| 0)?;
+        self.add_slots()
+    }
+
+    /// Sets each slot's size; a size of 0 deletes it.
+    fn set_slots(&self, size: impl Fn(&Range<u64>) -> u64) -> Result<(), KvmError> {
+        let flags = if self.tracks_writes {
+            KVM_MEM_LOG_DIRTY_PAGES
+        } else {
+            0
         };
         for (slot, (range, offset)) in self.layout.regions().enumerate() {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags,
                 guest_phys_addr: range.start,
-                memory_size: match slots {
-                    Slots::Present => range.end - range.start,
-                    Slots::Absent => 0,
-                },
-                userspace_addr: self.memory + offset,
+                memory_size: size(&range),
+                userspace_addr: self.base + offset,
             };
             // SAFETY: the memory belongs to a view or image that the owner of this VM keeps alive
             // for as long as its vCPUs run, and no Rust reference points into it.

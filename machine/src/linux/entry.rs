@@ -27,9 +27,6 @@ const APIC_BASE_BOOT: u64 = 0x100;
 const MSR_APIC_BASE: u32 = 0x1b;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRINGS: u64 = 1;
-const MSR_MTRR_DEFAULT: u32 = 0x2ff;
-/// MTRRs on, all memory write-back.
-const MTRR_WRITE_BACK: u64 = 0x806;
 const MSR_EFER: u32 = 0xc000_0080;
 const MSR_FS_BASE: u32 = 0xc000_0100;
 const MSR_GS_BASE: u32 = 0xc000_0101;
@@ -70,7 +67,6 @@ pub(super) fn settle(state: &mut VcpuState, index: VcpuIndex) {
     state.set_msr(MSR_APIC_BASE, sregs.apic_base);
     let misc = state.msr(MSR_MISC_ENABLE).unwrap_or_default();
     state.set_msr(MSR_MISC_ENABLE, misc | MISC_ENABLE_FAST_STRINGS);
-    state.set_msr(MSR_MTRR_DEFAULT, MTRR_WRITE_BACK);
 }
 
 /// Where the kernel is entered, on the boot processor.

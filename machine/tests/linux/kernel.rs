@@ -1,33 +1,24 @@
-//! Linux guests up to where they need an interrupt controller: a real kernel, if there is one, and entry states.
+//! A real kernel, up to where it needs an interrupt controller.
 //!
-//! `SAMSARA_LINUX_KERNEL` names a kernel that boots on this host's KVM; without it, tests that need one are skipped.
-
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! `SAMSARA_LINUX_KERNEL` names a kernel that boots on this host's KVM; without it the test is skipped.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Shape, Space, VcpuIndex};
-use samsara_machine::kvm::{Host, Privilege, RawExit, Restore, Vcpu, Vm};
+use samsara_machine::kvm::{Cpu, CpuModel, Privilege, RawExit, Restore, Vcpu, Vm, X2Apic};
 use samsara_machine::linux::{Kernel, VirtioSlot, boot};
 use samsara_machine::memory::Image;
+use samsara_machine::vcpu::VcpuState;
+
+use crate::host;
 
 const COM1: u64 = 0x3f8;
 const COM1_LINE_STATUS: u64 = 0x3fd;
 /// Nothing to send is left, nothing was received.
 const TRANSMITTER_EMPTY: u64 = 0x60;
 /// A kernel whose CPL 0 code is emulated takes so long to its first lines.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-fn host() -> Option<Host> {
-    match Host::open() {
-        Ok(host) => Some(host),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
-    }
-}
+const PATIENCE: Duration = Duration::from_mins(2);
 
 fn kernel_file() -> Option<PathBuf> {
     let file = std::env::var_os("SAMSARA_LINUX_KERNEL").map(PathBuf::from);
@@ -79,17 +70,23 @@ fn console_until(vcpu: &mut Vcpu, wanted: &[&str]) -> String {
     );
 }
 
-fn regs(vcpu: &Vcpu) -> samsara_machine::vcpu::VcpuState {
-    let mut state = samsara_machine::vcpu::VcpuState::zeroed(vcpu.msr_indices());
+fn regs(vcpu: &Vcpu) -> VcpuState {
+    let mut state = VcpuState::zeroed(vcpu.msr_indices());
     vcpu.capture_registers(&mut state).unwrap();
     state
 }
 
 #[test]
 fn a_kernel_starts_and_finds_what_it_is_told() {
-    let (Some(host), Some(file)) = (host(), kernel_file()) else {
+    let (Some(mut host), Some(file)) = (host(), kernel_file()) else {
         return;
     };
+    let cpu = Cpu {
+        model: CpuModel::Baseline,
+        vcpu_count: 2,
+        x2apic: X2Apic::Hidden,
+    };
+    host.set_cpu(cpu).unwrap();
     let shape = Shape::new(2, 64 << 20).unwrap();
     let image = Image::new(shape).unwrap();
     let cmdline = "earlyprintk=serial,ttyS0 console=ttyS0 lpj=12220000 tsc=reliable no_timer_check \
