@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, Shape};
-use samsara_config::{Config, ConsoleDevice, ConsoleInput, Isolation as ConfiguredIsolation};
+use samsara_config::{
+    Config, ConsoleDevice, ConsoleInput, CpuModel as ConfiguredCpu,
+    Isolation as ConfiguredIsolation,
+};
 use samsara_engine::{EngineError, Isolation, NativeRun, Recorder, Settings};
 use samsara_machine::bare::{self, Program};
 use samsara_machine::disk::{Access, DiskFile};
-use samsara_machine::kvm::probe::{self, HostTraits};
-use samsara_machine::kvm::{Host, Paging};
+use samsara_machine::kvm::{Cpu, CpuModel, Host, HostTraits, Paging, X2Apic, probe};
 use samsara_machine::linux::{self, Kernel, VirtioSlot};
 use samsara_machine::memory::Image;
 use samsara_machine::pc::virtio::{Blocks, Device};
@@ -37,12 +39,20 @@ pub struct Kvm {
 
 impl Kvm {
     /// Opens KVM for what the configuration wants, and finds out what kind it is.
-    pub fn open(recorded: bool) -> Result<Self, Failure> {
-        let host = Host::open()?;
+    pub fn open(config: &Config, recorded: bool) -> Result<Self, Failure> {
+        let mut host = Host::open()?;
+        host.set_cpu(Cpu {
+            model: match config.vm.cpu {
+                ConfiguredCpu::Baseline => CpuModel::Baseline,
+                ConfiguredCpu::Host => CpuModel::Host,
+            },
+            vcpu_count: config.vm.vcpus as u8,
+            x2apic: X2Apic::Shown,
+        })?;
         if recorded {
             host.check_recording()?;
         }
-        let traits = probe::probe(&host)?;
+        let traits = probe(&host)?;
         Ok(Self { host, traits })
     }
 

@@ -32,7 +32,7 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     let source = source.ok_or_else(|| {
         Failure::text(ExitCode::Config, "neither vm.program nor vm.kernel is set")
     })?;
-    let kvm = guest::Kvm::open(recorded)?;
+    let kvm = guest::Kvm::open(&base.config, recorded)?;
     let machine = guest::boot(&kvm, &base, &source)?;
     base.world.open();
     base.board.update(|status| {

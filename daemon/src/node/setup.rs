@@ -31,7 +31,7 @@ const IDLE_FACTOR: u32 = 10;
 pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<Node, Failure> {
     let config = &base.config;
     let source = guest::Source::open(config)?;
-    let kvm = guest::Kvm::open(true)?;
+    let kvm = guest::Kvm::open(config, true)?;
     let tls = TlsIdentity::load(&tls_files(config)?)
         .map_err(|error| Failure::new(ExitCode::Certificate, &error))?;
     if let (None, Some(name)) = (&config.replication.host_name, tls.name()) {

@@ -90,11 +90,7 @@ impl<C: Cpu> Seat<C> {
     }
 
     /// Takes over what happened to the vCPU's state, which is this now, between two chunks.
-    fn take_over(
-        &mut self,
-        state: &VcpuState,
-        touched: Touched,
-    ) -> Result<(), EngineError> {
+    fn take_over(&mut self, state: &VcpuState, touched: Touched) -> Result<(), EngineError> {
         self.start.clone_from(state);
         self.apic = state.apic();
         match touched {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, PoisonError};
 
 use samsara_commitlog::{Input, VcpuIndex};
-use samsara_machine::bare::Operation;
 use samsara_machine::Machine;
+use samsara_machine::bare::Operation;
 
 use super::chunk::{ChunkRunner, Outcome, Seat};
 use super::committer::Shared;

@@ -85,10 +85,7 @@ impl DirtyRing {
     }
 
     /// Takes what is new in the ring.
-    pub(super) fn harvest(
-        &mut self,
-        mut page: impl FnMut(PageIndex),
-    ) -> Result<Harvest, KvmError> {
+    pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
         if self.lost_place {
             self.find_place();
         }
