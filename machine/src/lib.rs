@@ -5,6 +5,7 @@
 //! through raw pointers and copied.
 
 pub mod bare;
+pub mod disk;
 pub mod kvm;
 pub mod linux;
 pub mod machine;
