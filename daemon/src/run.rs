@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::board::Board;
 use crate::cli::Args;
 use crate::control::{ControlServer, Request, Response};
+use crate::disk::Disks;
 use crate::emitter::{self, Leftovers, Sink};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
@@ -44,6 +45,8 @@ pub(crate) struct Base {
     pub(crate) stats: Arc<Stats>,
     /// The log file, if there is one.
     pub(crate) log: Option<LogFile>,
+    /// The guest's disks on this host.
+    pub(crate) disks: Arc<Disks>,
     /// Length of the input file.
     pub(crate) input_bytes: Option<u64>,
     /// What the machine's threads say.
@@ -100,6 +103,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let host = host_name(&config);
     let input = guest::open_input(&config)?;
     let input_bytes = input.as_ref().map(|(_, bytes)| *bytes);
+    let disks = Arc::new(Disks::open(&config)?);
     let log = args
         .record
         .as_deref()
@@ -130,6 +134,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         board: board.clone(),
         stats,
         log,
+        disks,
         input_bytes,
         notices,
         notifier: notifier.clone(),

@@ -10,8 +10,8 @@ use samsara_commitlog::CommitSeq;
 use super::events::{Events, Merge};
 use super::heartbeat::Heart;
 use super::{
-    DigestQuestion, HeartbeatConfig, Message, MessageReader, PeerLeft, RangeDigests, Right,
-    Session, SessionError,
+    DigestQuestion, HeartbeatConfig, Message, MessageReader, PeerLeft, RangeDigests, Refusal,
+    Right, Session, SessionError,
 };
 use crate::{LagTracker, Quantiles};
 
@@ -79,6 +79,8 @@ pub enum PrimaryCommand {
         /// Its exit status.
         status: u8,
     },
+    /// The backup cannot be brought in sync, and need not try again.
+    Refuse(Refusal),
     /// The session ends on purpose.
     Goodbye {
         /// Why.
@@ -220,6 +222,10 @@ impl Session for PrimarySession {
                 self.outbox.push_back(Message::AskDigests(question));
             }
             PrimaryCommand::Ended { status } => self.outbox.push_back(Message::Ended { status }),
+            PrimaryCommand::Refuse(refusal) => {
+                self.leaving = true;
+                self.outbox.push_back(Message::Refuse(refusal));
+            }
             PrimaryCommand::Goodbye { reason } => {
                 self.leaving = true;
                 self.outbox.push_back(Message::Goodbye { reason });

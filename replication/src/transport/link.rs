@@ -209,6 +209,11 @@ impl PrimaryHandle {
         self.core.send(PrimaryCommand::AskDigests(question)).await
     }
 
+    /// The backup cannot be brought in sync, and need not try again; closes the link.
+    pub async fn refuse(&self, refusal: Refusal) -> Result<(), LinkClosed> {
+        self.core.send(PrimaryCommand::Refuse(refusal)).await
+    }
+
     /// Tells the backup that outputs are guarded by it. They must be, from before this call.
     pub async fn in_sync(&self, right: Right) -> Result<(), LinkClosed> {
         self.core.send(PrimaryCommand::InSync(right)).await
