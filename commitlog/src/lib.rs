@@ -20,7 +20,7 @@ mod shape;
 mod varint;
 
 pub use codec::{DecodeError, Fault, FrameKind, FrameReader, StreamHeader};
-pub use frame::{Frame, SnapshotStart, StateDigest};
+pub use frame::{DiskRange, Frame, SnapshotStart, StateDigest};
 pub use ids::{CommitSeq, DeviceIndex, Gpa, GuestTime, PAGE_BYTES, VcpuIndex};
 pub use limits::{
     BODY_BYTES_MAX, DEVICES_BYTES_MAX, Limits, SNAPSHOT_PAGES_BYTES, VCPU_STATE_BYTES_MAX,

@@ -1,6 +1,6 @@
 //! What a decoder accepts: sizes that are capped before anything is allocated.
 
-use crate::{Effects, FrameKind, Shape};
+use crate::{DiskRange, Effects, FrameKind, Shape};
 
 /// The most bytes of one vCPU's state in its canonical byte form. Registers, MSRs and an XSAVE area
 /// with every component known today take some 12 KiB.
@@ -36,6 +36,7 @@ impl FrameKind {
                 DEVICES_BYTES_MAX + Shape::VCPUS_MAX as usize * (VCPU_STATE_BYTES_MAX + 8) + 64
             }
             Self::SnapshotPages => SNAPSHOT_PAGES_BYTES + SNAPSHOT_PAGES_SLACK,
+            Self::DiskRange => DiskRange::BYTES_MAX + 16,
             Self::SnapshotEnd | Self::Digest => 32,
             Self::Record => BODY_BYTES_MAX,
         }
@@ -49,7 +50,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Nothing is known yet: only a [`crate::Frame::SnapshotStart`] is accepted.
+    /// Nothing is known yet: only a [`crate::Frame::SnapshotStart`] is accepted, and what no shape
+    /// says anything about, a [`crate::Frame::DiskRange`].
     pub const BEFORE_SNAPSHOT: Self = Self { shape: None };
 
     /// The machine has this shape: frames name no other vCPUs and no other memory.

@@ -4,7 +4,8 @@ use crate::{CommitSeq, Frame, FrameKind, GuestTime, Record, Shape, StateDigest};
 
 /// Checks that frames, each right by itself, make a history: a snapshot (start, pages, end), then
 /// records that follow it without a gap, in guest time that never goes back, with digests of the
-/// state after the record before them.
+/// state after the record before them. Contents of disks belong to the snapshot: they come before it or
+/// inside it.
 #[derive(Clone, Debug, Default)]
 pub struct StreamOrder {
     place: Place,
@@ -70,7 +71,8 @@ impl StreamOrder {
             (Place::Start, Frame::SnapshotStart(start)) => {
                 Place::Snapshot(start.shape, start.seq, start.guest_time)
             }
-            (Place::Snapshot(..), Frame::SnapshotPages(_)) => self.place,
+            (Place::Snapshot(..), Frame::SnapshotPages(_))
+            | (Place::Start | Place::Snapshot(..), Frame::DiskRange(_)) => self.place,
             (Place::Snapshot(shape, seq, time), Frame::SnapshotEnd(digest)) => {
                 digest_is_of(seq, digest)?;
                 Place::Records(shape, seq, time)

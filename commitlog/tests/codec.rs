@@ -5,7 +5,7 @@ mod common;
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use common::{LIMITS, SHAPE, any_frame, chunk, history, record, runs, stream};
+use common::{LIMITS, SHAPE, any_frame, chunk, disk_range, history, record, runs, stream};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use samsara_commitlog::{
@@ -169,6 +169,7 @@ fn lengths_that_no_frame_has_are_refused_by_the_header_alone() {
         (3, 32),
         (4, BODY_BYTES_MAX),
         (5, 32),
+        (6, (1 << 20) + 16),
     ] {
         for length in [max as u32 + 1, u32::MAX] {
             let mut reader = FrameReader::new();
@@ -326,7 +327,7 @@ fn fields_out_of_range_are_refused_with_their_place() {
     ]
     .concat();
     assert_eq!(fault_of(1, &long_state, Limits::BEFORE_SNAPSHOT), expected);
-    assert_eq!(fault_of(6, &[], LIMITS), Fault::UnknownKind(6));
+    assert_eq!(fault_of(7, &[], LIMITS), Fault::UnknownKind(7));
     assert!(matches!(
         fault_of(1, &[0, 0], Limits::BEFORE_SNAPSHOT),
         Fault::Shape(_)
@@ -460,4 +461,31 @@ fn a_stream_is_resumed_between_frames() {
     assert_eq!(reader.poll_frame(), Ok(Some(frames[4].clone())));
     assert_eq!(reader.frame_offset(), starts[4] as u64);
     assert_eq!(reader.offset(), starts[5] as u64);
+}
+
+#[test]
+fn parts_of_disks_are_whole_sectors_and_need_no_machine() {
+    let longest = disk_range(3, 512, 2048);
+    let encoded = longest.encode();
+    assert_eq!(
+        Frame::decode(&encoded, Limits::BEFORE_SNAPSHOT),
+        Ok(longest)
+    );
+    let fault = |offset: &[u8], bytes: usize| {
+        let body = [&[0][..], offset, &vec![1; bytes]].concat();
+        fault_of(6, &body, LIMITS)
+    };
+    let out_of_range = |field, value| Fault::OutOfRange { field, value };
+    assert_eq!(fault(&[1], 512), out_of_range("disk offset", 1));
+    for bytes in [0, 511, 513] {
+        let expected = out_of_range("disk bytes", bytes as u64);
+        assert_eq!(fault(&[0], bytes), expected);
+    }
+    let too_long = (1 << 20) + 8;
+    let expected = out_of_range("disk bytes", too_long as u64);
+    assert_eq!(fault(&[0], too_long), expected);
+    // The last sector of a number space that no file has.
+    let far = [0x80, 0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    assert!(matches!(fault(&far, 512), Fault::OutOfRange { .. }));
+    assert_eq!(fault_of(6, &[], LIMITS), Fault::FieldBroken("disk"));
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{chunk, digest, history, snapshot, stream};
+use common::{chunk, digest, disk_range, history, snapshot, stream};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -416,6 +416,37 @@ fn guest_time_does_not_go_back() {
     record.guest_time = GuestTime(5);
     order.handle_frame(&Frame::Record(record)).unwrap();
     assert_eq!(order.seq(), Some(CommitSeq(8)));
+}
+
+#[test]
+fn contents_of_disks_belong_to_the_snapshot() {
+    let mut frames = vec![disk_range(0, 0, 3), disk_range(1, 1 << 40, 1)];
+    let mut rest = history().into_iter();
+    frames.extend(rest.by_ref().take(2));
+    frames.push(disk_range(0, 512, 1));
+    frames.extend(rest);
+    let (bytes, starts) = stream(&frames);
+    let (_folder, path) = file_of(&bytes);
+    let summary = verify(&path).unwrap();
+    assert_eq!(summary.disk_bytes, 5 * 512);
+    assert_eq!(summary.snapshot_seq, Some(CommitSeq(7)));
+    assert_eq!(frames_of(&path).unwrap(), (frames, Tail::Clean));
+
+    let (_folder, path) = file_of(&bytes[..starts[2] - 1]);
+    let summary = verify(&path).unwrap();
+    let valid_bytes = starts[1] as u64;
+    assert_eq!((summary.shape, summary.disk_bytes), (None, 3 * 512));
+    assert_eq!(summary.tail, Tail::Torn { valid_bytes });
+
+    let mut late = snapshot(7);
+    late.push(disk_range(0, 0, 1));
+    let mut order = StreamOrder::new();
+    let results: Vec<_> = late.iter().map(|frame| order.handle_frame(frame)).collect();
+    let misplaced = OrderError::Misplaced {
+        found: FrameKind::DiskRange,
+        place: "after the snapshot",
+    };
+    assert_eq!(results.last(), Some(&Err(misplaced)));
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Board {
     past: Mutex<[Quantiles; 2]>,
     /// Counts of a backup.
     pub following: Following,
+    /// Bytes of disks sent to backups, to bring theirs up to date.
+    pub disk_sync_bytes: Arc<AtomicU64>,
 }
 
 impl Board {
@@ -73,6 +75,7 @@ impl Board {
             guest: Mutex::default(),
             past: Mutex::default(),
             following: Following::default(),
+            disk_sync_bytes: Arc::default(),
         }
     }
 
@@ -127,6 +130,7 @@ impl Board {
         let following = &self.following;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.counters.digests_compared = load(&following.digests_compared);
+        status.counters.disk_sync_bytes = load(&self.disk_sync_bytes);
         let [committed, received, verified] = self.world.positions().map(|seq| seq.0);
         status.positions = status::Positions {
             committed,

@@ -23,7 +23,7 @@ pub enum ExitCode {
     Usage = 64,
     /// The guest was stopped for what it did.
     GuestFault = 65,
-    /// The guest program or its input cannot be used.
+    /// The guest program, its input or a disk cannot be used.
     Input = 66,
     /// A network address cannot be used, or the other host speaks another protocol.
     Network = 69,
@@ -35,7 +35,7 @@ pub enum ExitCode {
     Output = 73,
     /// The commit log file cannot be used.
     LogFile = 74,
-    /// The other host is primary.
+    /// The other host is the one to run the VM.
     Refused = 75,
     /// A certificate or key is unusable, or the other host's is not accepted.
     Certificate = 77,
@@ -83,7 +83,9 @@ impl ExitCode {
             Self::GuestFault => {
                 "the VM was stopped: exception, bad device access, bad DMA address or kernel panic in the guest"
             }
-            Self::Input => "the guest program or input file is missing, unreadable or not usable",
+            Self::Input => {
+                "the guest program, input file or a disk image is missing, unreadable or not usable"
+            }
             Self::Network => {
                 "a port is in use, an address is not ours, or the other host speaks another protocol"
             }
@@ -92,7 +94,7 @@ impl ExitCode {
             Self::Output => "console output or the report cannot be written",
             Self::LogFile => "the commit log file cannot be written, or is damaged",
             Self::Refused => {
-                "the other host is primary of this VM: start this one with --role backup"
+                "the other host is primary of this VM or has the newer disks, or this one's are half up to date: start this one with --role backup"
             }
             Self::Certificate => {
                 "a certificate or key is unusable, or the other host's has the wrong CA or name"

@@ -7,14 +7,17 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, DecodeError, Frame, FrameReader};
 use samsara_engine::{ConsumeError, Consumer};
-use samsara_machine::pc::virtio::Blocks;
 use samsara_machine::{ApplyError, Machine, Output};
 use samsara_replication::Retained;
+use samsara_replication::protocol::DiskHistory;
 use samsara_replication::transport::BackupHandle;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::board::Board;
+use crate::disk::Disks;
+use crate::exit::ExitCode;
+use crate::failure::Failure;
 use crate::net::Network;
 
 /// Records between two reports of what is verified.
@@ -30,8 +33,23 @@ pub(crate) enum FollowError {
     #[error("the commit stream is damaged: {0}")]
     Decode(#[from] DecodeError),
     /// A frame does not fit.
-    #[error(transparent)]
+    #[error("{}", with_causes(.0))]
     Consume(#[from] ConsumeError),
+    /// Where this host's disks are cannot be kept.
+    #[error("{0}")]
+    Disks(Failure),
+}
+
+fn with_causes(error: &ConsumeError) -> String {
+    Failure::new(ExitCode::Internal, error).message
+}
+
+/// A backup's disks, and the history that they become part of.
+pub(crate) struct FollowedDisks {
+    /// This host's.
+    pub(crate) disks: Arc<Disks>,
+    /// The primary's.
+    pub(crate) history: Option<DiskHistory>,
 }
 
 /// The machine as far as it came, if it is one that can go live.
@@ -42,15 +60,17 @@ pub(crate) fn start(
     commits: mpsc::Receiver<Vec<Bytes>>,
     link: BackupHandle,
     retained: SharedRetained,
-    disks: Vec<Arc<dyn Blocks>>,
     network: Arc<Network>,
     board: Arc<Board>,
+    disks: FollowedDisks,
     failed: impl FnOnce(String) + Send + 'static,
 ) -> std::io::Result<JoinHandle<Followed>> {
     let runtime = Handle::current();
     let body = move || {
         let mut follower = Follower {
-            consumer: Consumer::with_disks(disks),
+            consumer: Consumer::with_disks(disks.disks.blocks()),
+            disks,
+            disks_are_changing: false,
             reader: FrameReader::new(),
             link,
             retained,
@@ -73,6 +93,9 @@ pub(crate) fn start(
 
 struct Follower {
     consumer: Consumer,
+    disks: FollowedDisks,
+    /// They are no longer what they were.
+    disks_are_changing: bool,
     reader: FrameReader,
     link: BackupHandle,
     retained: SharedRetained,
@@ -121,6 +144,9 @@ impl Follower {
     }
 
     fn follow(&mut self, frame: &Frame) -> Result<(), FollowError> {
+        if matches!(frame, Frame::DiskRange(_)) {
+            self.disks_change()?;
+        }
         let outputs = self.consumer.frame(frame)?;
         match frame {
             Frame::Record(record) => {
@@ -141,6 +167,7 @@ impl Follower {
             Frame::SnapshotEnd(digest) => {
                 self.received = self.received.max(digest.seq);
                 self.report();
+                self.disks_are_current()?;
                 // A link that is gone is noticed elsewhere.
                 let _ = self.runtime.block_on(self.link.sync_done(digest.seq));
             }
@@ -151,9 +178,32 @@ impl Follower {
                     .digests_compared
                     .store(compared, Ordering::Relaxed);
             }
-            Frame::SnapshotStart(_) | Frame::SnapshotPages(_) => {}
+            Frame::SnapshotStart(_) | Frame::SnapshotPages(_) | Frame::DiskRange(_) => {}
         }
         Ok(())
+    }
+
+    /// The disks are about to be brought up to date.
+    fn disks_change(&mut self) -> Result<(), FollowError> {
+        if let Some(history) = self.disks.history
+            && !std::mem::replace(&mut self.disks_are_changing, true)
+        {
+            let begun = self.disks.disks.begin_sync(history);
+            begun.map_err(FollowError::Disks)?;
+        }
+        Ok(())
+    }
+
+    /// The disks are those of the snapshot, and from here on of each commit that is verified. Kept
+    /// before the primary can rely on this host.
+    fn disks_are_current(&self) -> Result<(), FollowError> {
+        let Some(history) = self.disks.history else {
+            return Ok(());
+        };
+        let board = Arc::clone(&self.board);
+        let verified = move || CommitSeq(board.following.verified.load(Ordering::Acquire));
+        let kept = self.disks.disks.follow(history, Arc::new(verified));
+        kept.map_err(FollowError::Disks)
     }
 
     fn report(&self) {
@@ -161,7 +211,7 @@ impl Follower {
             return;
         };
         let following = &self.board.following;
-        following.verified.store(machine.seq().0, Ordering::Relaxed);
+        following.verified.store(machine.seq().0, Ordering::Release);
         following
             .guest_time_ns
             .store(machine.guest_time().0, Ordering::Relaxed);

@@ -12,7 +12,6 @@ use samsara_config::{
 };
 use samsara_engine::{EngineError, Isolation, NativeRun, Recorder, Settings};
 use samsara_machine::bare::{self, Program};
-use samsara_machine::disk::{Access, DiskFile};
 use samsara_machine::kvm::{Cpu, CpuModel, Host, HostTraits, Paging, X2Apic, probe};
 use samsara_machine::linux::{self, Kernel, VirtioSlot};
 use samsara_machine::memory::Image;
@@ -105,27 +104,6 @@ pub fn open_input(config: &Config) -> Result<Option<(File, u64)>, Failure> {
     Ok(Some((file, metadata.len())))
 }
 
-/// Opens this host's images of the guest's disks.
-pub fn open_disks(config: &Config) -> Result<Vec<Arc<DiskFile>>, Failure> {
-    let disks = config.vm.disks.iter().map(|disk| {
-        let access = if disk.read_only {
-            Access::ReadOnly
-        } else {
-            Access::ReadWrite
-        };
-        let file = DiskFile::open(&disk.path, access);
-        file.map(Arc::new)
-            .map_err(|error| Failure::new(ExitCode::Input, &error))
-    });
-    disks.collect()
-}
-
-/// The disks as the machine knows them.
-pub fn blocks(disks: &[Arc<DiskFile>]) -> Vec<Arc<dyn Blocks>> {
-    let disks = disks.iter().cloned();
-    disks.map(|disk| disk as Arc<dyn Blocks>).collect()
-}
-
 /// Opens the taps of the guest's network devices: they follow the disks.
 pub fn open_network(config: &Config) -> Result<Network, Failure> {
     let first = config.vm.disks.len() as u8;
@@ -161,7 +139,7 @@ pub(crate) fn boot(kvm: &Kvm, base: &Base, source: &Source) -> Result<Machine, F
             Ok(Machine::new(shape, image, vcpus))
         }
         Source::Kernel(kernel) => {
-            let disks = blocks(&base.disks);
+            let disks = base.disks.blocks();
             let pc = pc_of(config, shape, &disks);
             let slots: Vec<_> = (0..pc.device_count()).map_while(VirtioSlot::new).collect();
             let vcpus = linux::boot(&kvm.host, &image, shape, kernel, &slots)?;

@@ -4,6 +4,7 @@ pub mod board;
 pub mod cli;
 pub mod control;
 pub mod ctl;
+mod disk;
 pub mod emitter;
 pub mod exit;
 pub mod failure;

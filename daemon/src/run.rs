@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use samsara_config::{AckPolicy, Config, Role};
 use samsara_engine::Stats;
-use samsara_machine::disk::DiskFile;
 use samsara_replication::{AckLevel, QueueLimits};
 use tokio::sync::mpsc;
 
 use crate::board::Board;
 use crate::cli::Args;
 use crate::control::{ControlServer, Request, Response};
+use crate::disk::Disks;
 use crate::emitter::{self, Leftovers, Sink};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
@@ -46,6 +46,8 @@ pub(crate) struct Base {
     pub(crate) stats: Arc<Stats>,
     /// The log file, if there is one.
     pub(crate) log: Option<LogFile>,
+    /// The guest's disks on this host.
+    pub(crate) disks: Arc<Disks>,
     /// Length of the input file.
     pub(crate) input_bytes: Option<u64>,
     /// What the machine's threads say.
@@ -56,8 +58,6 @@ pub(crate) struct Base {
     pub(crate) promotions: mpsc::Receiver<node::Promotion>,
     /// Set by the run loop whenever it turns.
     pub(crate) alive: Arc<AtomicBool>,
-    /// This host's images of the guest's disks.
-    pub(crate) disks: Vec<Arc<DiskFile>>,
     /// The taps of the guest's network devices.
     pub(crate) network: Arc<Network>,
     /// What an earlier run left in the console's file; goes when a guest starts here.
@@ -106,12 +106,12 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let host = host_name(&config);
     let input = guest::open_input(&config)?;
     let input_bytes = input.as_ref().map(|(_, bytes)| *bytes);
+    let disks = Arc::new(Disks::open(&config)?);
     let log = args
         .record
         .as_deref()
         .map(|path| LogFile::create(path, limits))
         .transpose()?;
-    let disks = guest::open_disks(&config)?;
     let network = Arc::new(guest::open_network(&config)?);
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
@@ -138,12 +138,12 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         board: board.clone(),
         stats,
         log,
+        disks,
         input_bytes,
         notices,
         notifier: notifier.clone(),
         promotions,
         alive: alive.clone(),
-        disks,
         network: network.clone(),
         leftovers,
     };

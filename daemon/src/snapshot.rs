@@ -1,20 +1,14 @@
-//! A machine's snapshot as the first frames of a stream.
+//! A machine's snapshot as frames of a stream.
 
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::{Frame, StreamHeader};
+use samsara_commitlog::Frame;
 use samsara_machine::Machine;
 use samsara_machine::memory::MemoryError;
 use samsara_replication::{CommitQueue, Room};
 
 /// How often a full queue is looked at.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
-
-/// Pushes the stream's header and the whole machine.
-pub(crate) fn push_stream(machine: &mut Machine, queue: &CommitQueue) -> Result<(), MemoryError> {
-    queue.push_between(StreamHeader::CURRENT.encode(), Instant::now());
-    push_machine(machine, queue)
-}
 
 /// Pushes the whole machine. Nothing may commit meanwhile. Nothing is kept once the queue is closed.
 pub(crate) fn push_machine(machine: &mut Machine, queue: &CommitQueue) -> Result<(), MemoryError> {

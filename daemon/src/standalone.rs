@@ -28,6 +28,7 @@ enum Running {
 /// Runs the guest to its end.
 pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     let recorded = base.config.recording.mode == RecordingMode::On;
+    base.disks.check_whole()?;
     let source = guest::Source::open(&base.config)?;
     let source = source.ok_or_else(|| {
         Failure::text(ExitCode::Config, "neither vm.program nor vm.kernel is set")
@@ -41,6 +42,11 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
         status.set_state("standalone: the guest runs without protection");
     });
     base.board.role_changed(Role::Standalone, 0, "started");
+    // Whatever the other host has of the VM's history goes on without this.
+    base.disks.begin_history(0)?;
+    let world = base.world.clone();
+    base.disks
+        .establish(Arc::new(move || world.positions()[0]))?;
     base.leftovers.clear()?;
     let running = start(&mut base, &kvm, machine, recorded)?;
     base.notifier.ready();
@@ -58,6 +64,9 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     };
     drop(running);
     base.world.stop();
+    if let Err(failure) = base.disks.settle(base.world.positions()[0]) {
+        tracing::warn!("{failure}");
+    }
     if let Some(log) = base.log {
         log.end()?;
     }

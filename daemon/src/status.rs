@@ -154,6 +154,9 @@ pub struct Counters {
     pub divergences: u64,
     /// Times this host went live after the loss of the primary.
     pub failovers: u64,
+    /// Bytes of disks sent to backups, to bring theirs up to date.
+    #[serde(default)]
+    pub disk_sync_bytes: u64,
 }
 
 impl Counters {

@@ -191,6 +191,13 @@ impl World {
         })
     }
 
+    /// Whether commits go to the backup of this session.
+    pub fn is_attached(&self, session: u64) -> bool {
+        let state = self.lock();
+        let backup = state.backup.as_ref();
+        backup.is_some_and(|backup| backup.session == session)
+    }
+
     /// The link to the backup.
     pub fn backup(&self) -> Option<PrimaryHandle> {
         self.lock()

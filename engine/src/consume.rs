@@ -1,8 +1,9 @@
 //! Following a log: a backup, or a reader of a log file.
 
+use std::io;
 use std::sync::Arc;
 
-use samsara_commitlog::{CommitSeq, Frame, StateDigest};
+use samsara_commitlog::{CommitSeq, DiskRange, Frame, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::pc::virtio::Blocks;
 use samsara_machine::{ApplyError, Machine, Output};
@@ -24,6 +25,25 @@ pub enum ConsumeError {
     /// A record does not apply.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// Contents of a disk that this host does not have, or not so far.
+    #[error("the log has {bytes} bytes at {offset} of disk {disk}, which this host does not have")]
+    NoSuchDisk {
+        /// The disk.
+        disk: u8,
+        /// Where on it.
+        offset: u64,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// This host's disk failed.
+    #[error("disk {disk}")]
+    Disk {
+        /// The disk.
+        disk: u8,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The whole state is not the producer's.
     #[error("state digest at commit {}: expected {:#034x}, found {:#034x}",
         expected.seq, expected.digest, found.digest)]
@@ -65,7 +85,8 @@ enum State {
 }
 
 impl Consumer {
-    /// Follows a machine whose disks are these, in the order of its block devices.
+    /// Follows a machine whose disks are these, in the order of its block devices. What the log has of
+    /// their contents is written to them; the snapshot is complete when that has reached the disks.
     pub fn with_disks(disks: Vec<Arc<dyn Blocks>>) -> Self {
         Self {
             disks,
@@ -90,7 +111,12 @@ impl Consumer {
                 loader.pages(runs)?;
                 State::Loading(loader)
             }
+            (state @ (State::Empty | State::Loading(_)), Frame::DiskRange(range)) => {
+                self.write_disk(range)?;
+                state
+            }
             (State::Loading(loader), Frame::SnapshotEnd(digest)) => {
+                self.flush_disks()?;
                 State::Following(Box::new(loader.finish(*digest, self.disks.clone())?))
             }
             (State::Following(mut machine), Frame::Record(record)) => {
@@ -114,6 +140,36 @@ impl Consumer {
             }
         };
         Ok((state, Vec::new()))
+    }
+
+    fn write_disk(&self, range: &DiskRange) -> Result<(), ConsumeError> {
+        let &DiskRange {
+            disk,
+            offset,
+            ref bytes,
+        } = range;
+        let found = self.disks.get(usize::from(disk));
+        let target = found.filter(|found| range.end().is_some_and(|end| end <= found.bytes()));
+        let target = target.ok_or(ConsumeError::NoSuchDisk {
+            disk,
+            offset,
+            bytes: bytes.len(),
+        })?;
+        let is_zero = bytes.iter().all(|&byte| byte == 0);
+        let written = if is_zero {
+            target.zero(offset, bytes.len() as u64)
+        } else {
+            target.write(offset, bytes)
+        };
+        written.map_err(|source| ConsumeError::Disk { disk, source })
+    }
+
+    fn flush_disks(&self) -> Result<(), ConsumeError> {
+        for (disk, target) in (0..).zip(&self.disks) {
+            let flushed = target.flush();
+            flushed.map_err(|source| ConsumeError::Disk { disk, source })?;
+        }
+        Ok(())
     }
 
     /// The machine, once its snapshot is complete.
@@ -158,6 +214,7 @@ fn frame_name(frame: &Frame) -> &'static str {
     match frame {
         Frame::SnapshotStart(_) => "a snapshot",
         Frame::SnapshotPages(_) => "memory of a snapshot",
+        Frame::DiskRange(_) => "a part of a disk",
         Frame::SnapshotEnd(_) => "the end of a snapshot",
         Frame::Record(_) => "a record",
         Frame::Digest(_) => "a digest",

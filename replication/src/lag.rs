@@ -88,6 +88,13 @@ impl LagTracker {
         }
     }
 
+    /// The backup starts from a snapshot of commit `base`, not of an earlier one; no commit was sent yet.
+    pub fn rebase(&mut self, base: CommitSeq) {
+        self.sent = self.sent.max(base);
+        self.received = self.received.max(base);
+        self.verified = self.verified.max(base);
+    }
+
     /// A batch is about to be sent.
     pub fn sent(&mut self, batch: &[QueuedFrame]) {
         for frame in batch {
@@ -312,6 +319,26 @@ mod tests {
                 age: Duration::from_millis(10)
             }
         );
+    }
+
+    #[test]
+    fn a_snapshot_of_a_later_commit_is_where_it_begins() {
+        let start = Instant::now();
+        let queue = CommitQueue::new(LIMITS, CommitSeq(10));
+        let mut tracker = LagTracker::new(CommitSeq(10));
+        queue.push_between(Bytes::from_static(&[0; 100]), start);
+        tracker.sent(&queue.pop_batch_blocking(300, None).unwrap());
+        queue.rebase(CommitSeq(50));
+        tracker.rebase(CommitSeq(50));
+        queue.push(CommitSeq(51), Bytes::from_static(&[0; 100]), start);
+        tracker.sent(&queue.pop_batch_blocking(300, None).unwrap());
+        assert_eq!(tracker.sent_seq(), CommitSeq(51));
+        assert_eq!(tracker.verified_lag(&queue.depth(), start).commits, 1);
+        tracker
+            .handle_ack(CommitSeq(51), CommitSeq(50), start)
+            .unwrap();
+        // Neither the disk nor the snapshot counts as a commit.
+        assert_eq!(tracker.to_received().count(), 1);
     }
 
     #[test]

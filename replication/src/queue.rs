@@ -179,6 +179,21 @@ impl CommitQueue {
         )
     }
 
+    /// The first record will be the commit after `last`, as the snapshot that is about to be pushed is
+    /// of a later commit than the queue was made for.
+    ///
+    /// # Panics
+    /// When `last` is before the present one.
+    pub fn rebase(&self, last: CommitSeq) {
+        let mut state = self.lock();
+        assert!(
+            last >= state.last,
+            "a queue at commit {} begins again at {last}",
+            state.last
+        );
+        state.last = last;
+    }
+
     /// Appends a frame that is no commit (part of a snapshot, a digest). Never blocks; producers
     /// of many such frames wait for room between them.
     pub fn push_between(&self, bytes: Bytes, now: Instant) -> Pushed {

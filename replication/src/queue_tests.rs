@@ -203,3 +203,22 @@ fn a_gap_is_a_bug() {
     push(&queue, 1, 1);
     push(&queue, 3, 1);
 }
+
+#[test]
+fn a_queue_begins_again_at_a_later_commit() {
+    let queue = CommitQueue::new(LIMITS, CommitSeq(5));
+    queue.push_between(frame(9), Instant::now());
+    queue.rebase(CommitSeq(70));
+    queue.push_between(frame(9), Instant::now());
+    push(&queue, 71, 1);
+    let batch = queue.pop_batch_blocking(100, None).unwrap();
+    let seqs: Vec<u64> = batch.iter().map(|frame| frame.seq.0).collect();
+    assert_eq!(seqs, [5, 70, 71]);
+}
+
+#[test]
+#[should_panic(expected = "begins again")]
+fn a_queue_does_not_go_back() {
+    let queue = CommitQueue::new(LIMITS, CommitSeq(5));
+    queue.rebase(CommitSeq(4));
+}

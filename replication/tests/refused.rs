@@ -135,6 +135,7 @@ async fn refusals_reach_the_dialler_with_reason_and_term() {
     hosts.listener.set_admission(Admission::NotPrimary {
         host: "alpha".into(),
         term: 3,
+        disks: None,
     });
     let (_, dialled) = refused(&mut hosts, &dialer, hello()).await;
     assert_says(&dialled.to_string(), &["alpha is not primary"]);

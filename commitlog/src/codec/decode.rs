@@ -7,8 +7,9 @@ use super::{DecodeError, Fault, FrameKind};
 use crate::limits::{DEVICES_BYTES_MAX, Limits, VCPU_RUNS_BYTES_MAX, VCPU_STATE_BYTES_MAX};
 use crate::varint::take_varint;
 use crate::{
-    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame,
-    Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space, StateDigest, VcpuIndex,
+    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex, DiskRange, Effects,
+    Exit, Frame, Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space,
+    StateDigest, VcpuIndex,
 };
 
 /// Decodes a body whose checksum is right. `offset` is where it starts in the stream.
@@ -23,6 +24,7 @@ pub(super) fn body(
         (FrameKind::SnapshotStart, expected) => {
             Frame::SnapshotStart(snapshot_start(&mut body, expected)?)
         }
+        (FrameKind::DiskRange, _) => Frame::DiskRange(disk_range(&mut body)?),
         (kind, None) => return body.fail(Fault::BeforeSnapshot(kind)),
         (FrameKind::SnapshotPages, Some(shape)) => Frame::SnapshotPages(body.memory_runs(shape)?),
         (FrameKind::SnapshotEnd, Some(_)) => Frame::SnapshotEnd(state_digest(&mut body)?),
@@ -69,6 +71,26 @@ fn snapshot_start(body: &mut Body, expected: Option<Shape>) -> Result<SnapshotSt
         vcpus,
         devices,
     })
+}
+
+fn disk_range(body: &mut Body) -> Result<DiskRange, DecodeError> {
+    let disk = body.byte("disk")?;
+    let offset = body.number("disk offset", |offset| {
+        offset
+            .is_multiple_of(DiskRange::SECTOR_BYTES)
+            .then_some(offset)
+    })?;
+    let count = body.rest.len() as u64;
+    let bytes = body.remaining("disk bytes", DiskRange::BYTES_MAX)?;
+    let range = DiskRange {
+        disk,
+        offset,
+        bytes,
+    };
+    match range.end() {
+        Some(_) => Ok(range),
+        None => body.out_of_range("disk bytes", count),
+    }
 }
 
 fn state_digest(body: &mut Body) -> Result<StateDigest, DecodeError> {

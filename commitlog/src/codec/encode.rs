@@ -4,6 +4,7 @@
 //! |---|---|
 //! | snapshot start | vCPU count `u8`; varints: memory bytes, seq, guest time, state version; each vCPU's state, then the devices', each after a varint of its length |
 //! | snapshot pages | byte runs |
+//! | disk range | disk `u8`; varint offset; bytes |
 //! | snapshot end, digest | varint seq; digest `u128` |
 //! | record | varints: seq, guest time; a tag (`tag`) that says which of these follows |
 //! | - chunk | vCPU `u8`; varint seq - `started_after`; exit tag (`exit_tag`) and fields; digest `u64`; varint of the length of the vCPU's byte runs; these; the memory's byte runs |
@@ -20,8 +21,8 @@ use bytes::{BufMut, BytesMut};
 
 use crate::varint::varint;
 use crate::{
-    Boundary, Chunk, ChunkResult, Commit, Exit, Frame, Input, Record, SnapshotStart, Space,
-    StateDigest,
+    Boundary, Chunk, ChunkResult, Commit, DiskRange, Exit, Frame, Input, Record, SnapshotStart,
+    Space, StateDigest,
 };
 
 /// What a record's commit is.
@@ -93,6 +94,7 @@ pub(super) fn body(frame: &Frame, out: &mut impl Sink) {
     match frame {
         Frame::SnapshotStart(start) => snapshot_start(start, out),
         Frame::SnapshotPages(pages) => out.bytes(pages.encoded()),
+        Frame::DiskRange(range) => disk_range(range, out),
         Frame::SnapshotEnd(digest) | Frame::Digest(digest) => state_digest(digest, out),
         Frame::Record(record) => self::record(record, out),
     }
@@ -108,6 +110,18 @@ fn snapshot_start(start: &SnapshotStart, out: &mut impl Sink) {
         out.varint(state.len() as u64);
         out.bytes(state);
     }
+}
+
+fn disk_range(range: &DiskRange, out: &mut impl Sink) {
+    assert!(
+        range.end().is_some(),
+        "{} bytes at {} of a disk",
+        range.bytes.len(),
+        range.offset
+    );
+    out.byte(range.disk);
+    out.varint(range.offset);
+    out.bytes(&range.bytes);
 }
 
 fn state_digest(digest: &StateDigest, out: &mut impl Sink) {

@@ -101,6 +101,8 @@ pub enum FrameKind {
     Record = 4,
     /// [`Frame::Digest`]
     Digest = 5,
+    /// [`Frame::DiskRange`]
+    DiskRange = 6,
 }
 
 impl FrameKind {
@@ -111,6 +113,7 @@ impl FrameKind {
             3 => Self::SnapshotEnd,
             4 => Self::Record,
             5 => Self::Digest,
+            6 => Self::DiskRange,
             _ => return None,
         })
     }
@@ -124,6 +127,7 @@ impl fmt::Display for FrameKind {
             Self::SnapshotEnd => "snapshot end",
             Self::Record => "record",
             Self::Digest => "digest",
+            Self::DiskRange => "disk range",
         })
     }
 }
@@ -224,6 +228,7 @@ impl Frame {
             Self::SnapshotEnd(_) => FrameKind::SnapshotEnd,
             Self::Record(_) => FrameKind::Record,
             Self::Digest(_) => FrameKind::Digest,
+            Self::DiskRange(_) => FrameKind::DiskRange,
         }
     }
 
@@ -238,7 +243,7 @@ impl Frame {
     /// # Panics
     /// If the frame breaks a bound that its producer must keep: it is longer than
     /// [`FrameKind::body_bytes_max`] (see [`crate::Effects::PAGES_MAX`]), an access is not of 1 to 8
-    /// bytes, or a chunk starts after its own commit.
+    /// bytes, a chunk starts after its own commit, or a part of a disk is not in whole sectors.
     pub fn encode(&self) -> Bytes {
         let kind = self.kind();
         let body_bytes = encode::body_bytes(self);

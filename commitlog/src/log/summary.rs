@@ -24,6 +24,8 @@ pub struct LogSummary {
     pub digest_count: u64,
     /// Bytes of encoded effects.
     pub effect_bytes: u64,
+    /// Bytes of disks; none in a log file that was recorded, see [`Frame::DiskRange`].
+    pub disk_bytes: u64,
     /// Bytes of the file up to the end of its last whole frame.
     pub valid_bytes: u64,
     /// How the file ends.
@@ -67,6 +69,7 @@ impl LogSummary {
         input_count: 0,
         digest_count: 0,
         effect_bytes: 0,
+        disk_bytes: 0,
         valid_bytes: 0,
         tail: Tail::Clean,
     };
@@ -74,6 +77,7 @@ impl LogSummary {
     fn count(&mut self, frame: &Frame) {
         match frame {
             Frame::SnapshotStart(_) | Frame::SnapshotPages(_) => {}
+            Frame::DiskRange(range) => self.disk_bytes += range.bytes.len() as u64,
             Frame::SnapshotEnd(digest) => {
                 self.snapshot_seq = Some(digest.seq);
                 self.last_digest = Some(*digest);

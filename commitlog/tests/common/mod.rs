@@ -7,8 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 use samsara_commitlog::{
     Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex,
-    Effects, Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart, Space,
-    StateDigest, StreamHeader, VcpuIndex,
+    DiskRange, Effects, Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart,
+    Space, StateDigest, StreamHeader, VcpuIndex,
 };
 
 /// A machine with memory on both sides of the hole.
@@ -77,6 +77,14 @@ pub(crate) fn snapshot(seq: u64) -> Vec<Frame> {
         Frame::SnapshotPages(runs(&[(0, b"boot"), (0x20_0000, b"program")])),
         Frame::SnapshotEnd(digest(seq)),
     ]
+}
+
+pub(crate) fn disk_range(disk: u8, offset: u64, sectors: usize) -> Frame {
+    Frame::DiskRange(DiskRange {
+        disk,
+        offset,
+        bytes: vec![disk.wrapping_add(1); sectors * 512].into(),
+    })
 }
 
 /// A small history with every kind of frame, from commit 7 on.
@@ -276,9 +284,21 @@ fn any_start() -> impl Strategy<Value = SnapshotStart> {
         )
 }
 
+fn any_disk_range() -> impl Strategy<Value = DiskRange> {
+    let offset = 0..(i64::MAX as u64 >> 9) - 4;
+    (any::<u8>(), offset, 1..4usize, any::<u8>()).prop_map(|(disk, sector, count, byte)| {
+        DiskRange {
+            disk,
+            offset: sector * 512,
+            bytes: vec![byte; count * 512].into(),
+        }
+    })
+}
+
 /// Any frame of a machine of [`SHAPE`].
 pub(crate) fn any_frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
+        1 => any_disk_range().prop_map(Frame::DiskRange),
         1 => any_start().prop_map(Frame::SnapshotStart),
         1 => any_runs(SHAPE.memory_end().0).prop_map(Frame::SnapshotPages),
         1 => any_digest().prop_map(Frame::SnapshotEnd),

@@ -17,6 +17,7 @@ pub struct ReplicationMetrics {
     held_bytes: IntGauge,
     digests: IntCounter,
     divergences: IntCounter,
+    disk_sync_bytes: IntCounter,
 }
 
 impl ReplicationMetrics {
@@ -69,6 +70,13 @@ impl ReplicationMetrics {
                 registry,
                 IntCounter::new("samsara_divergences_total", "Digests that did not agree.")?,
             )?,
+            disk_sync_bytes: register(
+                registry,
+                IntCounter::new(
+                    "samsara_disk_sync_bytes_total",
+                    "Bytes of disks sent to bring a backup's up to date.",
+                )?,
+            )?,
         })
     }
 
@@ -102,6 +110,7 @@ impl ReplicationMetrics {
         self.held_bytes.set(signed(status.gate.held_bytes));
         advance(&self.digests, status.counters.digests_compared);
         advance(&self.divergences, status.counters.divergences);
+        advance(&self.disk_sync_bytes, status.counters.disk_sync_bytes);
     }
 }
 

@@ -28,6 +28,7 @@ fn counted() -> Counters {
         failovers: 20,
         digests_compared: 21,
         divergences: 22,
+        disk_sync_bytes: 23,
     }
 }
 

@@ -1,21 +1,22 @@
 //! Carrying out what the decider decides, in its order.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use samsara_commitlog::StreamHeader;
 use samsara_config::Role;
 use samsara_failover::{
-    Action, ArbiterRequest, Change, Event, GateMode, GaveUp, SessionId, Situation, StopReason,
+    Action, ArbiterRequest, Change, Event, GateMode, GaveUp, SessionId, Situation, StopReason, Term,
 };
 use samsara_machine::Machine;
 use samsara_replication::protocol::{
     Admission, Hello, PROTOCOL_VERSIONS, PeerRole, PrimaryIdentity, Right,
 };
 
+use super::Ended;
 use super::backup::{self, Follow};
 use super::event_loop::{Guest, Node, Way};
 use super::input::Input;
-use super::{Ended, primary};
+use super::primary::Sending;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::guest;
@@ -49,9 +50,9 @@ impl Node {
             Action::Ask(request) => self.ask(request),
             Action::Boot => self.boot()?,
             Action::Run => self.run_guest()?,
-            Action::GoLive { .. } => self.go_live().await?,
+            Action::GoLive { term } => self.go_live(term).await?,
             Action::Gate(mode) => self.set_gate(mode),
-            Action::StartSync { session } => self.start_sync(session).await?,
+            Action::StartSync { session } => self.start_sync(session)?,
             Action::TellInSync {
                 session,
                 term,
@@ -69,9 +70,9 @@ impl Node {
                 });
             }
             Action::TellEnded { session, status } => self.say(session, Word::Ended(status)).await,
-            Action::Join { session, gave_up } => self.join(session, gave_up)?,
+            Action::Join { session, gave_up } => self.join(session, gave_up).await?,
             Action::Leave { session, reason } => self.leave(session, reason),
-            Action::Changed(change) => self.changed(&change),
+            Action::Changed(change) => self.changed(&change)?,
             Action::Stop(reason) => return Ok(Some(reason)),
         }
         Ok(None)
@@ -92,6 +93,11 @@ impl Node {
         };
         let machine = guest::boot(&self.kvm, &self.base, source)?;
         self.drop_guest();
+        let term = self.decider.status().term.number();
+        if let Err(failure) = self.base.disks.begin_history(term) {
+            self.give_back_term();
+            return Err(failure);
+        }
         self.guest = Guest::Booted(Box::new(machine));
         Ok(())
     }
@@ -106,6 +112,7 @@ impl Node {
         match std::mem::replace(&mut self.guest, Guest::None) {
             Guest::Booted(machine) => {
                 self.base.leftovers.clear()?;
+                self.establish_disks()?;
                 self.run_machine(*machine)
             }
             other => {
@@ -113,6 +120,13 @@ impl Node {
                 Ok(())
             }
         }
+    }
+
+    /// From here on this host's disks are what this host's guest makes of them.
+    fn establish_disks(&self) -> Result<(), Failure> {
+        let world = self.base.world.clone();
+        let committed = Arc::new(move || world.positions()[0]);
+        self.base.disks.establish(committed)
     }
 
     fn run_machine(&mut self, mut machine: Machine) -> Result<(), Failure> {
@@ -125,7 +139,7 @@ impl Node {
         Ok(())
     }
 
-    async fn go_live(&mut self) -> Result<(), Failure> {
+    async fn go_live(&mut self, term: Term) -> Result<(), Failure> {
         let unfit = |why: &str| {
             let message = format!("cannot go live: {why}");
             Failure::text(ExitCode::Internal, message)
@@ -146,6 +160,9 @@ impl Node {
         self.base
             .world
             .take_over(retained, machine.seq(), ended.as_ref());
+        self.base.disks.settle(machine.seq())?;
+        self.base.disks.begin_history(term.number())?;
+        self.establish_disks()?;
         tracing::info!("going live from commit {}", machine.seq());
         self.run_machine(machine)
     }
@@ -172,7 +189,8 @@ impl Node {
         self.base.board.update(|status| status.gate.mode = shown);
     }
 
-    async fn start_sync(&mut self, session: SessionId) -> Result<(), Failure> {
+    fn start_sync(&mut self, session: SessionId) -> Result<(), Failure> {
+        let means = self.means();
         let Some(current) = self
             .session
             .as_mut()
@@ -183,39 +201,51 @@ impl Node {
         let Way::Joined(link) = std::mem::replace(&mut current.way, Way::Sending) else {
             return Ok(());
         };
-        let (world, inputs) = (self.base.world.clone(), self.inputs.clone());
-        let (id, limits) = (session.0, self.limits);
+        let id = session.0;
+        let position = link.hello().disk_position;
+        let mut sending = Sending::start(*link, id, &means);
+        if means.disks.is_empty() {
+            self.send_snapshot(sending);
+            return Ok(());
+        }
+        let (queue, handle) = (sending.queue.clone(), sending.handle.clone());
+        current.way = Way::SendingDisks { queue, handle };
+        // Before the other host's say so: else this one's would look older when both are started again.
+        self.establish_disks()?;
+        let sent_bytes = self.base.board.disk_sync_bytes.clone();
+        tokio::task::spawn_blocking(move || {
+            let result = sending.send_disks(position.as_ref(), &means.disks, &sent_bytes);
+            let _ = means.inputs.send(Input::DisksSent {
+                session: id,
+                result: result.map(|()| Box::new(sending)),
+            });
+        });
+        Ok(())
+    }
+
+    /// Sends the machine to the backup of the present session.
+    pub(super) fn send_snapshot(&mut self, sending: Sending) {
+        if let Some(current) = &mut self.session {
+            current.way = Way::Sending;
+        }
+        let (means, session) = (self.means(), sending.session);
         match std::mem::replace(&mut self.guest, Guest::None) {
             Guest::Booted(mut machine) => {
-                let sync = move || {
-                    let result =
-                        primary::start_sync(&mut machine, *link, id, &world, limits, &inputs);
-                    (machine, result)
-                };
-                let done = tokio::task::spawn_blocking(sync).await;
-                let (machine, result) =
-                    done.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+                // Nothing runs that this would hold up.
+                let result =
+                    tokio::task::block_in_place(|| sending.send_snapshot(&mut machine, &means));
                 self.guest = Guest::Booted(machine);
-                let _ = self.inputs.send(Input::SnapshotSent {
-                    session: id,
-                    result,
-                });
+                let _ = self.inputs.send(Input::SnapshotSent { session, result });
             }
             Guest::Running(recorder) => {
                 self.guest = Guest::Running(recorder.clone());
                 tokio::task::spawn_blocking(move || {
-                    let result = recorder.paused(|machine| {
-                        primary::start_sync(machine, *link, id, &world, limits, &inputs)
-                    });
-                    let _ = inputs.send(Input::SnapshotSent {
-                        session: id,
-                        result,
-                    });
+                    let result = recorder.paused(|machine| sending.send_snapshot(machine, &means));
+                    let _ = means.inputs.send(Input::SnapshotSent { session, result });
                 });
             }
             Guest::None => {}
         }
-        Ok(())
     }
 
     /// Says something to the backup of a session, if it is still there. What is said after it, a
@@ -234,9 +264,14 @@ impl Node {
         }
     }
 
-    fn join(&mut self, session: SessionId, gave_up: Option<GaveUp>) -> Result<(), Failure> {
-        // What was held of an earlier session is dropped here.
-        self.follow = None;
+    async fn join(&mut self, session: SessionId, gave_up: Option<GaveUp>) -> Result<(), Failure> {
+        // What was held of an earlier session is dropped here, when it writes no more to the disks.
+        if let Some(follow) = self.follow.take() {
+            let ((machine, _), _) = follow.finish().await;
+            if let Some(machine) = machine {
+                self.base.disks.settle(machine.seq())?;
+            }
+        }
         let Some(current) = self
             .session
             .as_mut()
@@ -266,7 +301,15 @@ impl Node {
         {
             follow.leave(&reason);
         }
-        if let Some(link) = self.base.world.detach(session.0) {
+        let sending = match left.way {
+            Way::SendingDisks { queue, handle } => {
+                queue.close();
+                Some(handle)
+            }
+            _ => None,
+        };
+        let attached = self.base.world.detach(session.0);
+        if let Some(link) = attached.or(sending) {
             self.base.board.link_ended(&link);
             tokio::spawn(async move {
                 // Closed already, or closed now.
@@ -279,7 +322,7 @@ impl Node {
         });
     }
 
-    fn changed(&self, change: &Change) {
+    fn changed(&self, change: &Change) -> Result<(), Failure> {
         tracing::info!("{} (term {})", change.reason, change.term);
         let role = if change.situation.is_primary() {
             Role::Primary
@@ -288,7 +331,10 @@ impl Node {
         };
         let term = change.term.number();
         if change.situation == Situation::Stopped {
-            return;
+            return Ok(());
+        }
+        if change.situation.is_primary() {
+            self.base.disks.raise_term(term)?;
         }
         let last = self.base.board.update(|status| {
             status.protected = change.situation.is_protected();
@@ -300,6 +346,7 @@ impl Node {
         if last != Some((role, term)) {
             self.base.board.role_changed(role, term, &change.reason);
         }
+        Ok(())
     }
 
     /// Who may become the backup, as of now.
@@ -319,10 +366,16 @@ impl Node {
                 vcpu_count: shape.vcpu_count,
                 memory_bytes: shape.memory_bytes,
                 input_bytes: self.base.input_bytes,
+                disks: self.base.disks.shapes(),
+                disk_history: self.base.disks.history(),
+                disk_term: matches!(self.guest, Guest::Running(_))
+                    .then(|| self.base.disks.base_term())
+                    .flatten(),
             }),
             _ => Admission::NotPrimary {
                 host,
                 term: self.decider.status().term.number(),
+                disks: self.base.disks.kept(),
             },
         };
         self.admission.send_if_modified(|current| {
@@ -346,6 +399,8 @@ impl Node {
             vcpu_max: samsara_commitlog::Shape::VCPUS_MAX,
             memory_bytes_max: samsara_commitlog::Shape::MEMORY_BYTES_MAX,
             input_bytes: self.base.input_bytes,
+            disks: self.base.disks.shapes(),
+            disk_position: self.base.disks.position(),
         }
     }
 
@@ -433,6 +488,7 @@ impl Node {
             Err(failure) => failure.message.clone(),
         };
         self.say_goodbye(&reason).await;
+        let mut last = digest.map(|digest: samsara_commitlog::StateDigest| digest.seq);
         if let Some(follow) = self.follow.take() {
             let ((machine, _), _) = follow.finish().await;
             // A backup hears from its primary or from the arbiter that the guest has ended; its own
@@ -443,6 +499,13 @@ impl Node {
                 result = Ok(self.note_end(how));
             }
             digest = machine.map(|mut machine| machine.digest());
+            last = digest.map(|digest| digest.seq);
+        }
+        if let Some(last) = last
+            && let Err(failure) = self.base.disks.settle(last)
+        {
+            // What is stored is older than the disks are, and that is no reason to hide how the run ended.
+            tracing::warn!("{failure}");
         }
         if let Some(log) = self.base.log.take() {
             log.end()?;

@@ -1,23 +1,24 @@
 //! The way to a primary: dialling it, following it, and what is left when it is gone.
 
 use std::ops::ControlFlow;
+use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use samsara_machine::Output;
 use samsara_replication::Retained;
-use samsara_replication::protocol::{BackupEvent, Hello, Refusal, Right};
+use samsara_replication::protocol::{BackupEvent, DigestQuestion, Hello, Refusal, Right};
 use samsara_replication::transport::{
     BackupHandle, BackupLink, DialError, Dialer, LinkEvent, StartedBackup,
 };
 use tokio::sync::mpsc;
 
 use super::input::Input;
+use crate::disk::{self, Disks};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::follower::{self, Followed, SharedRetained};
-use crate::guest;
+use crate::follower::{self, Followed, FollowedDisks, SharedRetained};
 use crate::run::Base;
 
 /// Dials the peer until it is a primary that welcomes this host.
@@ -65,7 +66,8 @@ pub(super) fn dial_failure(error: &DialError) -> Failure {
     let code = match error {
         DialError::Certificate { .. } | DialError::Name { .. } => ExitCode::Certificate,
         DialError::Refused { refusal, .. } => match refusal.reason {
-            RefuseReason::InputMismatch => ExitCode::Input,
+            RefuseReason::InputMismatch | RefuseReason::DiskMismatch => ExitCode::Input,
+            RefuseReason::NewerDisk => ExitCode::Refused,
             RefuseReason::WrongVm | RefuseReason::SameName => ExitCode::Config,
             _ => ExitCode::Network,
         },
@@ -75,12 +77,17 @@ pub(super) fn dial_failure(error: &DialError) -> Failure {
 }
 
 /// Asks the peer, once, whether it is primary.
-pub(super) async fn ask_peer(dialer: Dialer, hello: Hello, inputs: mpsc::UnboundedSender<Input>) {
+pub(super) async fn ask_peer(
+    dialer: Dialer,
+    hello: Hello,
+    inputs: mpsc::UnboundedSender<Input>,
+) -> Option<Refusal> {
     let refusal: Option<Refusal> = match dialer.dial(hello).await {
         Err(DialError::Refused { refusal, .. }) => Some(refusal),
         _ => None,
     };
-    let _ = inputs.send(Input::PeerAsked(refusal));
+    let _ = inputs.send(Input::PeerAsked(refusal.clone()));
+    refusal
 }
 
 /// A primary that is followed, or was.
@@ -99,12 +106,19 @@ impl Follow {
         base: &Base,
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<Self, Failure> {
+        let history = link.welcome().disk_history;
         let StartedBackup {
             handle,
             events,
             commits,
         } = link.start(gave_up);
-        tokio::spawn(forward(session, events, inputs.clone()));
+        let disks = &base.disks;
+        let asked = answer_questions(session, disks, &handle, inputs)?;
+        tokio::spawn(forward(session, events, asked, inputs.clone()));
+        let disks = FollowedDisks {
+            disks: Arc::clone(disks),
+            history,
+        };
         let retained: SharedRetained = Arc::new(Mutex::new(Retained::new()));
         let tell = inputs.clone();
         let failed = move |reason| {
@@ -114,9 +128,9 @@ impl Follow {
             commits,
             handle.clone(),
             retained.clone(),
-            guest::blocks(&base.disks),
             base.network.clone(),
             base.board.clone(),
+            disks,
             failed,
         );
         let thread = thread.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
@@ -164,11 +178,50 @@ impl Follow {
 async fn forward(
     session: u64,
     mut events: mpsc::Receiver<LinkEvent<BackupEvent>>,
+    asked: blocking::Sender<DigestQuestion>,
     inputs: mpsc::UnboundedSender<Input>,
 ) {
     while let Some(event) = events.recv().await {
+        if let LinkEvent::Session(BackupEvent::DigestsAsked(question)) = &event {
+            // The session lets no second one in before the answer is out.
+            let _ = asked.send(*question);
+        }
         if inputs.send(Input::Primary { session, event }).is_err() {
             return;
         }
     }
+}
+
+/// Starts the thread that tells the primary what this host's disks have; it ends with the link.
+fn answer_questions(
+    session: u64,
+    disks: &Arc<Disks>,
+    link: &BackupHandle,
+    inputs: &mpsc::UnboundedSender<Input>,
+) -> Result<blocking::Sender<DigestQuestion>, Failure> {
+    let (asked, questions) = blocking::channel();
+    let (disks, link, inputs) = (Arc::clone(disks), link.clone(), inputs.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let body = move || {
+        for question in questions {
+            // A link that is gone ends the questions, too.
+            let _ = match disk::answer(disks.files(), &question) {
+                Some(Ok(digests)) => runtime.block_on(link.digests(digests)),
+                Some(Err(error)) => {
+                    let reason = error.to_string();
+                    let _ = inputs.send(Input::FollowFailed { session, reason });
+                    return;
+                }
+                None => {
+                    let reason = "it asks for a part of a disk that is not there".to_owned();
+                    runtime.block_on(link.close(reason))
+                }
+            };
+        }
+    };
+    let thread = std::thread::Builder::new().name("digests".into());
+    let started = thread.spawn(body);
+    started
+        .map(|_| asked)
+        .map_err(|error| Failure::new(ExitCode::Internal, &error))
 }

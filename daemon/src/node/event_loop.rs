@@ -1,25 +1,31 @@
 //! The loop of a host: everything that happens goes to the decider.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::guest::{Kvm, Source};
 use samsara_engine::Recorder;
 use samsara_failover::{
-    Arbiter, ArbiterAnswer, Decider, Detector, Event, GaveUp, Moment, SessionId, SyncMark, Term,
-    Verdict,
+    Arbiter, ArbiterAnswer, Decider, Detector, Event, GaveUp, Moment, Phase, SessionId, Standing,
+    SyncMark, Term, Verdict,
 };
 use samsara_machine::Machine;
-use samsara_replication::QueueLimits;
-use samsara_replication::protocol::{Admission, BackupEvent, PrimaryEvent, Right};
-use samsara_replication::transport::{BackupLink, Dialer, LinkEvent, PrimaryLink};
+use samsara_replication::protocol::{
+    Admission, BackupEvent, Hello, PeerRole, PrimaryEvent, Refusal, RefuseReason, Right,
+};
+use samsara_replication::transport::{
+    BackupLink, CloseCause, Dialer, LinkEvent, PrimaryHandle, PrimaryLink,
+};
+use samsara_replication::{CommitQueue, QueueLimits};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::backup::{self, Follow};
 use super::input::Input;
+use super::primary::{Means, Sending};
 use super::{Ended, Promotion};
+use crate::disk::SyncError;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::run::Base;
@@ -44,6 +50,11 @@ pub(super) enum Guest {
 pub(super) enum Way {
     /// A backup takes its place; its link waits for the snapshot.
     Joined(Box<PrimaryLink>),
+    /// Its disks are brought up to date; the snapshot follows.
+    SendingDisks {
+        queue: Arc<CommitQueue>,
+        handle: PrimaryHandle,
+    },
     /// The snapshot is on its way to the queue.
     Sending,
     /// The backup gets commits.
@@ -100,7 +111,7 @@ impl Node {
         let internal = |error: std::io::Error| Failure::new(ExitCode::Internal, &error);
         let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
-        self.begin();
+        self.begin().await?;
         loop {
             if let Some(ended) = self.carry_out().await? {
                 return Ok(ended);
@@ -120,15 +131,32 @@ impl Node {
         }
     }
 
-    /// A host that starts as primary asks the other whether it is primary already.
-    fn begin(&mut self) {
-        if self.decider.status().situation.is_primary()
-            && let Some(dialer) = self.dialer.clone()
-        {
-            let hello = self.hello(samsara_replication::protocol::PeerRole::Primary);
-            tokio::spawn(backup::ask_peer(dialer, hello, self.inputs.clone()));
+    /// A host that starts as primary asks the other whether it is primary already. With disks it waits
+    /// for the answer, before it takes a term: the other's disks may be the newer ones.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        if self.decider.status().situation.is_primary() {
+            self.base.disks.check_whole()?;
+            if let Some(dialer) = self.dialer.clone() {
+                let hello = self.hello(PeerRole::Primary);
+                let asked = tokio::spawn(backup::ask_peer(dialer, hello, self.inputs.clone()));
+                if !self.base.disks.is_empty() {
+                    // A task that failed has no answer either.
+                    let refusal = asked.await.ok().flatten();
+                    disks_are_newest(refusal.as_ref())?;
+                }
+            }
         }
         self.base.notifier.ready();
+        Ok(())
+    }
+
+    pub(super) fn means(&self) -> Means {
+        Means {
+            world: self.base.world.clone(),
+            disks: self.base.disks.clone(),
+            inputs: self.inputs.clone(),
+            limits: self.limits,
+        }
     }
 
     fn until_next(&self) -> Duration {
@@ -213,20 +241,22 @@ impl Node {
     fn handle_input(&mut self, input: Input) -> Result<(), Failure> {
         match input {
             Input::Arbiter(answer) => self.handle_answer(answer),
-            Input::Joined { link, gave_up } => self.handle_joined(link, gave_up),
+            Input::Joined { link, gave_up } => self.handle_joined(link, gave_up)?,
+            Input::DisksSent { session, result } => self.handle_disks(session, result)?,
             Input::SnapshotSent { session, result } => self.handle_snapshot(session, result)?,
             Input::Backup { session, event } => self.handle_backup(session, event),
             Input::Found(link) => self.handle_found(link),
             Input::CannotDial(error) => return Err(backup::dial_failure(&error)),
             Input::PeerAsked(refusal) => {
-                use samsara_replication::protocol::RefuseReason::AlsoPrimary;
-                if let Some(refusal) = refusal.filter(|refusal| refusal.reason == AlsoPrimary) {
+                disks_are_newest(refusal.as_ref())?;
+                let also_primary = RefuseReason::AlsoPrimary;
+                if let Some(refusal) = refusal.filter(|refusal| refusal.reason == also_primary) {
                     self.tell(Event::PeerIsPrimary {
                         term: Term::new(refusal.term),
                     });
                 }
             }
-            Input::Primary { session, event } => self.handle_primary(session, event),
+            Input::Primary { session, event } => self.handle_primary(session, event)?,
             Input::FollowFailed { session, reason } => {
                 if self
                     .session
@@ -281,7 +311,12 @@ impl Node {
         SessionId(id)
     }
 
-    fn handle_joined(&mut self, link: Box<PrimaryLink>, gave_up: Option<Right>) {
+    fn handle_joined(
+        &mut self,
+        link: Box<PrimaryLink>,
+        gave_up: Option<Right>,
+    ) -> Result<(), Failure> {
+        self.check_disks_of(link.hello())?;
         if let Some(old) = self.session.as_ref().map(|session| session.id) {
             self.lose(old, "another connection took its place".into());
         }
@@ -293,6 +328,90 @@ impl Node {
             mark: SyncMark(right.mark),
         });
         self.tell(Event::BackupJoined { session, gave_up });
+        Ok(())
+    }
+
+    /// A guest that has not run is not started from disks older than its backup's.
+    fn check_disks_of(&self, hello: &Hello) -> Result<(), Failure> {
+        let Some(theirs) = hello.disk_position else {
+            return Ok(());
+        };
+        let mine = self.base.disks.position();
+        let has_run = matches!(self.guest, Guest::Running(_));
+        if has_run || !theirs.is_newer_than(mine.as_ref()) {
+            return Ok(());
+        }
+        self.give_back_term();
+        let mine = mine.map_or_else(|| "no known place".to_owned(), |mine| mine.to_string());
+        let message = format!(
+            "the disk of {host} ({theirs}) is newer than this host's ({mine}): start {host} as the primary",
+            host = hello.host
+        );
+        Err(Failure::text(ExitCode::Refused, message))
+    }
+
+    /// Lets another host start the guest that did not run here: an arbiter would keep the term for this one.
+    pub(super) fn give_back_term(&self) {
+        let mut arbiter = self.arbiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Some(current)) = arbiter.read() else {
+            return;
+        };
+        let Standing {
+            term,
+            holder,
+            phase,
+        } = current.value;
+        if holder.as_str() == self.base.host && phase == Phase::Starting {
+            let given_back = Standing::new(term, holder, Phase::Ended);
+            if let Err(error) = arbiter.compare_and_swap(Some(current.revision), &given_back) {
+                tracing::warn!("the arbiter keeps the guest's start for this host: {error}");
+            }
+        }
+    }
+
+    /// The disks of a backup are nearly up to date, or will not be.
+    fn handle_disks(
+        &mut self,
+        session: u64,
+        result: Result<Box<Sending>, SyncError>,
+    ) -> Result<(), Failure> {
+        let is_current = self
+            .session
+            .as_ref()
+            .is_some_and(|current| current.id == session);
+        match result {
+            Ok(sending) if is_current => self.send_snapshot(*sending),
+            // Lost meanwhile, or about to be.
+            Ok(_) | Err(SyncError::Closed) => {}
+            Err(SyncError::Disk(error)) => return Err(Failure::new(ExitCode::Input, &error)),
+            Err(error) => self.refuse(session, &error),
+        }
+        Ok(())
+    }
+
+    /// A backup's disks cannot be brought up to date.
+    fn refuse(&mut self, session: u64, error: &SyncError) {
+        let Some(Session {
+            way: Way::SendingDisks { handle, .. },
+            ..
+        }) = self
+            .session
+            .as_ref()
+            .filter(|current| current.id == session)
+        else {
+            return;
+        };
+        tracing::error!("the backup's disks cannot be brought up to date: {error}");
+        let refusal = Refusal {
+            reason: RefuseReason::DiskMismatch,
+            term: self.decider.status().term.number(),
+            text: error.to_string(),
+        };
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            // Closed already, or closed now.
+            let _ = handle.refuse(refusal).await;
+        });
     }
 
     fn handle_snapshot(
@@ -315,7 +434,9 @@ impl Node {
             return;
         }
         match event {
-            LinkEvent::Session(PrimaryEvent::SignOfLife | PrimaryEvent::Ack { .. }) => {}
+            LinkEvent::Session(
+                PrimaryEvent::SignOfLife | PrimaryEvent::Ack { .. } | PrimaryEvent::Digests(_),
+            ) => {}
             LinkEvent::Session(PrimaryEvent::SyncDone { .. }) => {
                 self.tell(Event::BackupSynced {
                     session: SessionId(session),
@@ -370,14 +491,20 @@ impl Node {
     }
 
     /// From the primary.
-    fn handle_primary(&mut self, session: u64, event: LinkEvent<BackupEvent>) {
+    fn handle_primary(
+        &mut self,
+        session: u64,
+        event: LinkEvent<BackupEvent>,
+    ) -> Result<(), Failure> {
         if !self.sign(session) {
-            return;
+            return Ok(());
         }
         let id = SessionId(session);
         match event {
-            LinkEvent::Session(BackupEvent::SignOfLife { .. }) => {}
+            // The follower's to answer.
+            LinkEvent::Session(BackupEvent::SignOfLife { .. } | BackupEvent::DigestsAsked(_)) => {}
             LinkEvent::Session(BackupEvent::InSync(right)) => {
+                self.base.disks.raise_term(right.term)?;
                 let (term, mark) = (Term::new(right.term), SyncMark(right.mark));
                 self.tell(Event::InSync {
                     session: id,
@@ -396,8 +523,14 @@ impl Node {
                     status,
                 });
             }
+            LinkEvent::Closed(CloseCause::Refused(refusal))
+                if refusal.reason == RefuseReason::DiskMismatch =>
+            {
+                return Err(Failure::new(ExitCode::Input, &refusal));
+            }
             LinkEvent::Closed(cause) => self.lose(session, cause.to_string()),
         }
+        Ok(())
     }
 
     /// A sign of life; whether the session is the present one.
@@ -420,6 +553,9 @@ impl Node {
         if let Some(link) = self.base.world.detach(session) {
             self.base.board.link_ended(&link);
         }
+        if let Way::SendingDisks { queue, .. } = &lost.way {
+            queue.close();
+        }
         if matches!(lost.way, Way::ToPrimary)
             && let Some(follow) = &mut self.follow
         {
@@ -435,6 +571,16 @@ impl Node {
             session: SessionId(session),
             cause,
         });
+    }
+}
+
+/// That the other host does not say that it has the newer disks.
+fn disks_are_newest(refusal: Option<&Refusal>) -> Result<(), Failure> {
+    match refusal {
+        Some(refusal) if refusal.reason == RefuseReason::NewerDisk => {
+            Err(Failure::new(ExitCode::Refused, refusal))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,8 @@ use samsara_failover::ArbiterAnswer;
 use samsara_replication::protocol::{BackupEvent, PrimaryEvent, Refusal, Right};
 use samsara_replication::transport::{BackupLink, DialError, LinkEvent, PrimaryLink};
 
+use super::primary::Sending;
+use crate::disk::SyncError;
 use crate::failure::Failure;
 
 /// Something happened.
@@ -14,6 +16,11 @@ pub(super) enum Input {
     Joined {
         link: Box<PrimaryLink>,
         gave_up: Option<Right>,
+    },
+    /// The backup's disks are nearly those of the machine; the rest goes with the snapshot.
+    DisksSent {
+        session: u64,
+        result: Result<Box<Sending>, SyncError>,
     },
     /// The snapshot for a session is in the queue, the link started.
     SnapshotSent {

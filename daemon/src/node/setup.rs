@@ -51,6 +51,7 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     let not_primary = Admission::NotPrimary {
         host: base.host.clone(),
         term: 0,
+        disks: base.disks.kept(),
     };
     let (admission, admissions) = watch::channel(not_primary.clone());
     if let Some(listen) = config.replication.listen {

@@ -225,8 +225,8 @@ pub(crate) fn native(host: &Host, guest: &Guest) -> Result<Answer, String> {
     let machine = guest.machine(host);
     let world = World::of(guest);
     let outside = Arc::clone(&world) as Arc<dyn Outside>;
-    let run = NativeRun::start(host, &machine, outside).map_err(|error| error.to_string())?;
-    assert_eq!(run.console_input(guest.typed), guest.typed.len());
+    let run = NativeRun::start(host, machine, outside).map_err(|error| error.to_string())?;
+    assert_eq!(run.console_input(guest.typed).unwrap(), guest.typed.len());
     world.wait_for_end(PATIENCE)?;
     drop(run);
     Ok(world.answer())

@@ -1,5 +1,6 @@
 //! Whether a host that dials may become the backup.
 
+use super::disk::{DiskHistory, DiskShape, KeptDisks, difference, place};
 use super::message::{
     Hello, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, SessionToken, Welcome,
 };
@@ -21,6 +22,13 @@ pub struct PrimaryIdentity {
     pub memory_bytes: u64,
     /// Length of the input file, if it has one.
     pub input_bytes: Option<u64>,
+    /// The machine's disks.
+    pub disks: Vec<DiskShape>,
+    /// The history that they are part of, if there are any.
+    pub disk_history: Option<DiskHistory>,
+    /// Term of the history that this host's disks were part of when the guest started here, once it
+    /// runs: a disk with a later one has what this guest never had, and is not overwritten.
+    pub disk_term: Option<u64>,
 }
 
 /// What this host answers to those who dial it.
@@ -34,6 +42,8 @@ pub enum Admission {
         host: String,
         /// The highest term it knows of.
         term: u64,
+        /// Its disks, if they have a place in the VM's history.
+        disks: Option<KeptDisks>,
     },
 }
 
@@ -47,13 +57,12 @@ pub fn admit(
 ) -> Result<Welcome, Refusal> {
     let me = match admission {
         Admission::Primary(identity) => identity,
-        Admission::NotPrimary { host, term } => {
-            let text = format!("{host} is not primary");
-            return Err(Refusal {
-                reason: RefuseReason::NotPrimary,
-                term: *term,
-                text,
-            });
+        Admission::NotPrimary { host, term, disks } => {
+            let newer = newer_disks(host, disks.as_ref(), hello);
+            let not_primary = || (RefuseReason::NotPrimary, format!("{host} is not primary"));
+            let (reason, text) = newer.unwrap_or_else(not_primary);
+            let term = *term;
+            return Err(Refusal { reason, term, text });
         }
     };
     let refuse = |reason, text| Refusal {
@@ -79,6 +88,7 @@ pub fn admit(
             memory_bytes: me.memory_bytes,
             input_bytes: me.input_bytes,
             token,
+            disk_history: me.disk_history,
         }),
     }
 }
@@ -127,7 +137,42 @@ fn mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String
         );
         return Some((RefuseReason::InputMismatch, text));
     }
-    None
+    disk_mismatch(me, hello)
+}
+
+fn disk_mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String)> {
+    let (mine, theirs) = (&me.host, &hello.host);
+    if let Some(text) = difference((mine, &me.disks), (theirs, &hello.disks)) {
+        return Some((RefuseReason::DiskMismatch, text));
+    }
+    let (position, term) = hello.disk_position.zip(me.disk_term)?;
+    (position.history.term > term).then(|| {
+        let text = format!(
+            "the disk of {theirs} ({position}) has what the guest on {mine} was started without \
+             (term {term}): to give that up, remove the .samsara file beside the image on {theirs}"
+        );
+        (RefuseReason::NewerDisk, text)
+    })
+}
+
+/// Whether a host that is about to start the guest must not, because this one has the newer disks.
+fn newer_disks(
+    host: &str,
+    disks: Option<&KeptDisks>,
+    hello: &Hello,
+) -> Option<(RefuseReason, String)> {
+    let disks = disks.filter(|disks| disks.vm == hello.vm && !hello.disks.is_empty())?;
+    let theirs = hello.disk_position.as_ref();
+    let starts = hello.role == PeerRole::Primary;
+    (starts && disks.position.is_newer_than(theirs)).then(|| {
+        let text = format!(
+            "the disk of {host} ({}) is newer than that of {} ({}): start {host} as the primary",
+            disks.position,
+            hello.host,
+            place(theirs)
+        );
+        (RefuseReason::NewerDisk, text)
+    })
 }
 
 fn busy(

@@ -9,7 +9,8 @@ use samsara_commitlog::CommitSeq;
 use super::events::{Events, Merge};
 use super::heartbeat::Heart;
 use super::{
-    HeartbeatConfig, Message, MessageReader, PeerLeft, Refusal, Right, Session, SessionError,
+    DigestQuestion, HeartbeatConfig, Message, MessageReader, PeerLeft, RangeDigests, Refusal,
+    Right, Session, SessionError,
 };
 use crate::Quantiles;
 
@@ -28,6 +29,8 @@ pub enum BackupEvent {
         /// The position.
         seq: CommitSeq,
     },
+    /// The primary asks what a disk has, and waits for [`BackupCommand::Digests`].
+    DigestsAsked(DigestQuestion),
     /// The guest has ended.
     Ended {
         /// Its exit status.
@@ -66,6 +69,9 @@ pub enum BackupCommand {
         /// All up to here are applied, and the digests agreed.
         verified: CommitSeq,
     },
+    /// What was asked of a disk: the ranges from the first that was asked for on, not fewer than were
+    /// asked for.
+    Digests(RangeDigests),
     /// Digests differ.
     Diverged {
         /// The commit after which they were compared.
@@ -94,6 +100,8 @@ pub struct BackupSession {
     received: CommitSeq,
     verified: CommitSeq,
     report_due: bool,
+    /// The primary's question that is not answered yet.
+    asked: Option<DigestQuestion>,
     left: Option<PeerLeft>,
     leaving: bool,
 }
@@ -109,6 +117,7 @@ impl BackupSession {
             received: CommitSeq::BOOT,
             verified: CommitSeq::BOOT,
             report_due: false,
+            asked: None,
             left: None,
             leaving: false,
         }
@@ -118,6 +127,11 @@ impl BackupSession {
         let event = match message {
             Message::InSync(right) => BackupEvent::InSync(right),
             Message::Released { seq } => BackupEvent::Released { seq },
+            // One question at a time: answers must not pile up.
+            Message::AskDigests(question) if self.asked.is_none() => {
+                self.asked = Some(question);
+                BackupEvent::DigestsAsked(question)
+            }
             Message::Ended { status } => BackupEvent::Ended { status },
             Message::Goodbye { reason } => {
                 self.left = Some(PeerLeft::Goodbye(reason));
@@ -178,6 +192,14 @@ impl Session for BackupSession {
     fn handle_command(&mut self, command: BackupCommand) {
         let message = match command {
             BackupCommand::Report { received, verified } => return self.report(received, verified),
+            BackupCommand::Digests(digests) => match self.asked.take() {
+                Some(DigestQuestion { disk, first, .. }) => Message::DiskDigests {
+                    disk,
+                    first,
+                    digests,
+                },
+                None => return,
+            },
             BackupCommand::SyncDone { seq } => Message::SyncDone { seq },
             BackupCommand::Diverged {
                 seq,

@@ -10,12 +10,15 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use samsara_commitlog::CommitSeq;
 
+use super::disk::{
+    DIGESTS_MAX, DISKS_MAX, DigestQuestion, DiskHistory, DiskPosition, DiskShape, RangeDigests,
+};
 use super::message::{
     Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, Right,
     SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
 };
 
-/// Bytes in a control message, length field included. Ten times what the largest one needs.
+/// Bytes in a control message, length field included. Four times what the largest one needs.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 const LENGTH_BYTES: usize = 4;
@@ -68,6 +71,9 @@ mod kind {
     pub(super) const ENDED: u16 = 9;
     pub(super) const GOODBYE: u16 = 10;
     pub(super) const JOIN: u16 = 11;
+    // Only between hosts with disks, which both know of them.
+    pub(super) const ASK_DIGESTS: u16 = 0x8001;
+    pub(super) const DISK_DIGESTS: u16 = 0x8002;
 }
 
 impl Message {
@@ -102,6 +108,8 @@ impl Message {
             Self::Ack { .. } => kind::ACK,
             Self::Released { .. } => kind::RELEASED,
             Self::Diverged { .. } => kind::DIVERGED,
+            Self::AskDigests(_) => kind::ASK_DIGESTS,
+            Self::DiskDigests { .. } => kind::DISK_DIGESTS,
             Self::Ended { .. } => kind::ENDED,
             Self::Goodbye { .. } => kind::GOODBYE,
         }
@@ -133,6 +141,20 @@ impl Message {
                 out.put_u64_le(seq.0);
                 out.put_u128_le(*expected);
                 out.put_u128_le(*found);
+            }
+            Self::AskDigests(question) => {
+                out.put_u8(question.disk);
+                out.put_u32_le(question.first);
+                out.put_u32_le(question.count);
+            }
+            Self::DiskDigests {
+                disk,
+                first,
+                digests,
+            } => {
+                out.put_u8(*disk);
+                out.put_u32_le(*first);
+                digests.encode(out);
             }
             Self::Ended { status } => out.put_u8(*status),
             Self::Goodbye { reason } => put_text(out, reason, TEXT_BYTES_MAX),
@@ -176,6 +198,16 @@ impl Message {
                 expected: fields.u128("expected digest")?,
                 found: fields.u128("found digest")?,
             },
+            kind::ASK_DIGESTS => Self::AskDigests(DigestQuestion {
+                disk: fields.u8("disk")?,
+                first: fields.u32("first range")?,
+                count: fields.range_count(DIGESTS_MAX)?,
+            }),
+            kind::DISK_DIGESTS => Self::DiskDigests {
+                disk: fields.u8("disk")?,
+                first: fields.u32("first range")?,
+                digests: RangeDigests::decode(&mut fields)?,
+            },
             kind::ENDED => Self::Ended {
                 status: fields.u8("status")?,
             },
@@ -205,6 +237,14 @@ impl Hello {
         out.put_u8(self.vcpu_max);
         out.put_u64_le(self.memory_bytes_max);
         put_option(out, self.input_bytes);
+        let disks = &self.disks[..self.disks.len().min(DISKS_MAX)];
+        out.put_u8(disks.len() as u8);
+        for disk in disks {
+            out.put_u64_le(disk.bytes);
+            out.put_u8(u8::from(disk.read_only));
+        }
+        put_history(out, self.disk_position.map(|position| position.history));
+        put_option(out, self.disk_position.map(|position| position.commit.0));
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
@@ -226,6 +266,8 @@ impl Hello {
             vcpu_max: fields.u8("vcpu_max")?,
             memory_bytes_max: fields.u64("memory_bytes_max")?,
             input_bytes: fields.option("input_bytes")?,
+            disks: fields.appended(Fields::disks)?,
+            disk_position: fields.appended(Fields::position)?,
         })
     }
 }
@@ -239,6 +281,7 @@ impl Welcome {
         out.put_u64_le(self.memory_bytes);
         put_option(out, self.input_bytes);
         out.put_slice(&self.token.0);
+        put_history(out, self.disk_history);
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
@@ -250,7 +293,34 @@ impl Welcome {
             memory_bytes: fields.u64("memory_bytes")?,
             input_bytes: fields.option("input_bytes")?,
             token: SessionToken(fields.array::<TOKEN_BYTES>("token")?),
+            disk_history: fields.appended(Fields::history)?,
         })
+    }
+}
+
+impl RangeDigests {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Zero(count) => {
+                out.put_u8(0);
+                out.put_u32_le(*count);
+            }
+            Self::Each(digests) => {
+                let digests = &digests[..digests.len().min(DIGESTS_MAX as usize)];
+                out.put_u8(1);
+                out.put_u32_le(digests.len() as u32);
+                digests.iter().for_each(|&digest| out.put_u128_le(digest));
+            }
+        }
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
+        if !fields.bool("kind of digests")? {
+            return fields.range_count(u32::MAX).map(Self::Zero);
+        }
+        let count = fields.range_count(DIGESTS_MAX)?;
+        let digests = (0..count).map(|_| fields.u128("digest"));
+        digests.collect::<Result<_, _>>().map(Self::Each)
     }
 }
 
@@ -265,6 +335,8 @@ impl Refusal {
             RefuseReason::ShapeNotSupported => 6,
             RefuseReason::InputMismatch => 7,
             RefuseReason::SameName => 8,
+            RefuseReason::DiskMismatch => 9,
+            RefuseReason::NewerDisk => 10,
             RefuseReason::Other(code) => code,
         });
         out.put_u64_le(self.term);
@@ -282,6 +354,8 @@ impl Refusal {
                 6 => RefuseReason::ShapeNotSupported,
                 7 => RefuseReason::InputMismatch,
                 8 => RefuseReason::SameName,
+                9 => RefuseReason::DiskMismatch,
+                10 => RefuseReason::NewerDisk,
                 code => RefuseReason::Other(code),
             },
             term: fields.u64("term")?,
@@ -300,6 +374,11 @@ fn put_text(out: &mut BytesMut, text: &str, max: usize) {
 fn put_option(out: &mut BytesMut, value: Option<u64>) {
     out.put_u8(u8::from(value.is_some()));
     out.put_u64_le(value.unwrap_or(0));
+}
+
+fn put_history(out: &mut BytesMut, history: Option<DiskHistory>) {
+    put_option(out, history.map(|history| history.term));
+    out.put_u128_le(history.map_or(0, |history| history.incarnation));
 }
 
 /// The rest of a body. Bytes left over at the end are fields of a newer build.
@@ -358,6 +437,53 @@ impl Fields<'_> {
         let present = self.bool(field)?;
         let value = self.u64(field)?;
         Ok(present.then_some(value))
+    }
+
+    /// A field that older builds of this version do not send.
+    fn appended<T: Default>(
+        &mut self,
+        decode: impl FnOnce(&mut Self) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        if self.rest.is_empty() {
+            return Ok(T::default());
+        }
+        decode(self)
+    }
+
+    fn disks(&mut self) -> Result<Vec<DiskShape>, ControlError> {
+        let count = self.u8("disk count")?;
+        if usize::from(count) > DISKS_MAX {
+            return Err(self.bad("disk count"));
+        }
+        let mut disk = || {
+            Ok(DiskShape {
+                bytes: self.u64("disk size")?,
+                read_only: self.bool("disk access")?,
+            })
+        };
+        (0..count).map(|_| disk()).collect()
+    }
+
+    fn history(&mut self) -> Result<Option<DiskHistory>, ControlError> {
+        let term = self.option("disk term")?;
+        let incarnation = self.u128("disk incarnation")?;
+        Ok(term.map(|term| DiskHistory { term, incarnation }))
+    }
+
+    fn position(&mut self) -> Result<Option<DiskPosition>, ControlError> {
+        let history = self.history()?;
+        let commit = self.option("disk commit")?.map(CommitSeq);
+        let position = history.zip(commit);
+        Ok(position.map(|(history, commit)| DiskPosition { history, commit }))
+    }
+
+    /// How many ranges of a disk; not none.
+    fn range_count(&mut self, max: u32) -> Result<u32, ControlError> {
+        let count = self.u32("range count")?;
+        if count == 0 || count > max {
+            return Err(self.bad("range count"));
+        }
+        Ok(count)
     }
 
     /// Text for people and logs: control characters could forge lines there.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use samsara_commitlog::CommitSeq;
 
+use super::disk::{DigestQuestion, DiskHistory, DiskPosition, DiskShape, RangeDigests};
+
 /// Bytes in a name (of a VM or host).
 pub const NAME_BYTES_MAX: usize = 255;
 /// Bytes in a text for people; longer ones are cut when encoded.
@@ -78,6 +80,10 @@ pub struct Hello {
     pub memory_bytes_max: u64,
     /// Length of its input file.
     pub input_bytes: Option<u64>,
+    /// Its disks; at most [`super::DISKS_MAX`].
+    pub disks: Vec<DiskShape>,
+    /// Where they are, if they are anywhere.
+    pub disk_position: Option<DiskPosition>,
 }
 
 /// The primary's answer to a backup it accepts.
@@ -97,6 +103,8 @@ pub struct Welcome {
     pub input_bytes: Option<u64>,
     /// Binds the lifeline to this session.
     pub token: SessionToken,
+    /// The history that the machine's disks are part of, if it has disks.
+    pub disk_history: Option<DiskHistory>,
 }
 
 /// A backup's right to go live in the next term, if it wins that.
@@ -137,6 +145,10 @@ pub enum RefuseReason {
     InputMismatch,
     /// Both hosts have one name.
     SameName,
+    /// Disks of different sizes.
+    DiskMismatch,
+    /// A disk has what would be lost.
+    NewerDisk,
     /// A reason of a newer version; the text says it.
     Other(u16),
 }
@@ -164,6 +176,8 @@ impl Refusal {
             | RefuseReason::ShapeNotSupported
             | RefuseReason::InputMismatch
             | RefuseReason::SameName
+            | RefuseReason::DiskMismatch
+            | RefuseReason::NewerDisk
             | RefuseReason::Other(_) => true,
         }
     }
@@ -211,6 +225,17 @@ pub enum Message {
         /// The backup's digest.
         found: u128,
     },
+    /// The primary asks for what the backup's disk has.
+    AskDigests(DigestQuestion),
+    /// The backup's answer.
+    DiskDigests {
+        /// The disk.
+        disk: u8,
+        /// The first range.
+        first: u32,
+        /// What it and those that follow have.
+        digests: RangeDigests,
+    },
     /// The guest has ended and everything it emitted has left.
     Ended {
         /// Its exit status.
@@ -236,6 +261,8 @@ impl Message {
             Self::Ack { .. } => "Ack",
             Self::Released { .. } => "Released",
             Self::Diverged { .. } => "Diverged",
+            Self::AskDigests(_) => "AskDigests",
+            Self::DiskDigests { .. } => "DiskDigests",
             Self::Ended { .. } => "Ended",
             Self::Goodbye { .. } => "Goodbye",
         }

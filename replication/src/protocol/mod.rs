@@ -7,7 +7,10 @@
 //!     | == lifeline with the session's token => |
 //!     | -- Join{gave_up} ---------------------> |  any earlier right to go live is gone
 //!     |                                         |
-//!     | <= commit stream: snapshot, records === |
+//!     | <-- AskDigests{disk, first, count} ---- |  where it is not known which parts of disks
+//!     | --- DiskDigests ----------------------> |  differ: piece by piece
+//!     | <= commit stream: disks, snapshot, ==== |
+//!     |    records                              |
 //!     | -- Ack{received, verified} -----------> |  as positions advance, newest only
 //!     | -- SyncDone{seq} ---------------------> |  snapshot loaded
 //!     | <------------- InSync{right} ---------- |  the gate guards from before this is sent
@@ -24,6 +27,7 @@
 mod admit;
 mod backup;
 mod codec;
+mod disk;
 mod events;
 mod heartbeat;
 mod message;
@@ -32,6 +36,10 @@ mod primary;
 pub use admit::{Admission, PrimaryIdentity, admit};
 pub use backup::{BackupCommand, BackupEvent, BackupSession};
 pub use codec::{ControlError, MESSAGE_BYTES_MAX, MessageReader};
+pub use disk::{
+    DIGESTS_MAX, DISKS_MAX, DigestQuestion, DiskHistory, DiskPosition, DiskShape, KeptDisks,
+    RangeDigests,
+};
 pub use heartbeat::Heartbeat;
 pub use message::{
     Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, Right,

@@ -9,7 +9,10 @@ use samsara_commitlog::CommitSeq;
 
 use super::events::{Events, Merge};
 use super::heartbeat::Heart;
-use super::{HeartbeatConfig, Message, MessageReader, PeerLeft, Right, Session, SessionError};
+use super::{
+    DigestQuestion, HeartbeatConfig, Message, MessageReader, PeerLeft, RangeDigests, Refusal,
+    Right, Session, SessionError,
+};
 use crate::{LagTracker, Quantiles};
 
 /// What the backup does, as the primary sees it. Each is a sign of life.
@@ -29,6 +32,9 @@ pub enum PrimaryEvent {
         /// It has applied all up to here, and the digests agreed.
         verified: CommitSeq,
     },
+    /// The answer to [`PrimaryCommand::AskDigests`]: about the ranges from the first that was asked for
+    /// on, and not fewer than were asked for. It may name more ranges than the disk has.
+    Digests(RangeDigests),
     /// The backup's digest differs.
     Diverged {
         /// The commit after which digests were compared.
@@ -66,11 +72,15 @@ pub enum PrimaryCommand {
         /// The position.
         seq: CommitSeq,
     },
+    /// What does the backup's disk have? Asked before the snapshot, one question at a time.
+    AskDigests(DigestQuestion),
     /// The guest has ended.
     Ended {
         /// Its exit status.
         status: u8,
     },
+    /// The backup cannot be brought in sync, and need not try again.
+    Refuse(Refusal),
     /// The session ends on purpose.
     Goodbye {
         /// Why.
@@ -88,6 +98,8 @@ pub struct PrimarySession {
     outbox: VecDeque<Message>,
     released: Option<CommitSeq>,
     joined: bool,
+    /// The question that is not answered yet.
+    asked: Option<DigestQuestion>,
     left: Option<PeerLeft>,
     leaving: bool,
 }
@@ -103,6 +115,7 @@ impl PrimarySession {
             outbox: VecDeque::new(),
             released: None,
             joined: false,
+            asked: None,
             left: None,
             leaving: false,
         }
@@ -114,6 +127,17 @@ impl PrimarySession {
             Message::Join { .. } if !self.joined => {
                 self.joined = true;
                 return Ok(());
+            }
+            Message::DiskDigests {
+                disk,
+                first,
+                digests,
+            } if self.asked.is_some_and(|asked| {
+                (asked.disk, asked.first) == (disk, first) && digests.answers(&asked)
+            }) =>
+            {
+                self.asked = None;
+                PrimaryEvent::Digests(digests)
             }
             Message::SyncDone { seq } => {
                 self.acknowledge(seq, CommitSeq::BOOT, now)?;
@@ -189,7 +213,19 @@ impl Session for PrimarySession {
         match command {
             PrimaryCommand::Released { seq } => self.released = self.released.max(Some(seq)),
             PrimaryCommand::InSync(right) => self.outbox.push_back(Message::InSync(right)),
+            PrimaryCommand::AskDigests(question) => {
+                assert!(
+                    self.asked.is_none(),
+                    "a question before the last is answered"
+                );
+                self.asked = Some(question);
+                self.outbox.push_back(Message::AskDigests(question));
+            }
             PrimaryCommand::Ended { status } => self.outbox.push_back(Message::Ended { status }),
+            PrimaryCommand::Refuse(refusal) => {
+                self.leaving = true;
+                self.outbox.push_back(Message::Refuse(refusal));
+            }
             PrimaryCommand::Goodbye { reason } => {
                 self.leaving = true;
                 self.outbox.push_back(Message::Goodbye { reason });

@@ -23,6 +23,8 @@ fn hello() -> Hello {
         vcpu_max: 16,
         memory_bytes_max: 1 << 36,
         input_bytes: Some(77),
+        disks: DISKS.to_vec(),
+        disk_position: Some(position(5, 900)),
     }
 }
 
@@ -35,6 +37,28 @@ fn identity() -> PrimaryIdentity {
         vcpu_count: 2,
         memory_bytes: 1 << 26,
         input_bytes: Some(77),
+        disks: DISKS.to_vec(),
+        disk_history: Some(position(7, 0).history),
+        disk_term: None,
+    }
+}
+
+const DISKS: [DiskShape; 2] = [
+    DiskShape {
+        bytes: 1 << 30,
+        read_only: false,
+    },
+    DiskShape {
+        bytes: 512,
+        read_only: true,
+    },
+];
+
+fn position(term: u64, commit: u64) -> DiskPosition {
+    let incarnation = u128::from(term) << 100;
+    DiskPosition {
+        history: DiskHistory { term, incarnation },
+        commit: CommitSeq(commit),
     }
 }
 
@@ -51,6 +75,27 @@ fn seq() -> impl Strategy<Value = CommitSeq> {
     any::<u64>().prop_map(CommitSeq)
 }
 
+fn any_history() -> impl Strategy<Value = DiskHistory> {
+    any::<(u64, u128)>().prop_map(|(term, incarnation)| DiskHistory { term, incarnation })
+}
+
+fn any_position() -> impl Strategy<Value = DiskPosition> {
+    (any_history(), seq()).prop_map(|(history, commit)| DiskPosition { history, commit })
+}
+
+fn any_disks() -> impl Strategy<Value = Vec<DiskShape>> {
+    let disk = any::<(u64, bool)>().prop_map(|(bytes, read_only)| DiskShape { bytes, read_only });
+    prop::collection::vec(disk, 0..=DISKS_MAX)
+}
+
+fn any_digests() -> impl Strategy<Value = RangeDigests> {
+    prop_oneof![
+        (1u32..).prop_map(RangeDigests::Zero),
+        prop::collection::vec(any::<u128>(), 1..50).prop_map(RangeDigests::Each),
+        Just(RangeDigests::Each(vec![7; DIGESTS_MAX as usize])),
+    ]
+}
+
 fn any_hello() -> impl Strategy<Value = Message> {
     let numbers = (
         any::<[u16; 2]>(),
@@ -60,7 +105,9 @@ fn any_hello() -> impl Strategy<Value = Message> {
         any::<u64>(),
     );
     let options = (any::<Option<u64>>(), any::<bool>(), any::<bool>());
-    (text(), text(), numbers, options).prop_map(|(vm, host, numbers, options)| {
+    let disks = (any_disks(), prop::option::of(any_position()));
+    (text(), text(), numbers, options, disks).prop_map(|(vm, host, numbers, options, disks)| {
+        let (disks, disk_position) = disks;
         let ([min, max], log_version, term, vcpu_max, memory_bytes_max) = numbers;
         let (input_bytes, can_boot, primary) = options;
         let role = if primary {
@@ -80,6 +127,8 @@ fn any_hello() -> impl Strategy<Value = Message> {
             vcpu_max,
             memory_bytes_max,
             input_bytes,
+            disks,
+            disk_position,
         })
     })
 }
@@ -92,7 +141,8 @@ fn any_welcome() -> impl Strategy<Value = Message> {
         any::<u64>(),
         any::<Option<u64>>(),
     );
-    (text(), numbers, any::<[u8; TOKEN_BYTES]>()).prop_map(|(host, numbers, token)| {
+    let rest = (any::<[u8; TOKEN_BYTES]>(), prop::option::of(any_history()));
+    (text(), numbers, rest).prop_map(|(host, numbers, (token, disk_history))| {
         let (protocol, term, vcpu_count, memory_bytes, input_bytes) = numbers;
         let token = SessionToken(token);
         Message::Welcome(Welcome {
@@ -103,6 +153,7 @@ fn any_welcome() -> impl Strategy<Value = Message> {
             memory_bytes,
             input_bytes,
             token,
+            disk_history,
         })
     })
 }
@@ -130,6 +181,16 @@ fn any_message() -> impl Strategy<Value = Message> {
                 seq,
                 expected,
                 found,
+            }
+        }),
+        (any::<u8>(), any::<u32>(), 1..=DIGESTS_MAX).prop_map(|(disk, first, count)| {
+            Message::AskDigests(DigestQuestion { disk, first, count })
+        }),
+        (any::<u8>(), any::<u32>(), any_digests()).prop_map(|(disk, first, digests)| {
+            Message::DiskDigests {
+                disk,
+                first,
+                digests,
             }
         }),
         any::<u8>().prop_map(|status| Message::Ended { status }),
@@ -179,6 +240,7 @@ proptest! {
         body[..4].copy_from_slice(&(bytes.len() as u32 + 4).to_le_bytes());
         body[4] = 1;
         body[6] = bytes.first().map_or(0, |b| b % 12);
+        body[7] = bytes.last().map_or(0, |b| b & 0x80);
         body.extend(&bytes);
         let _ = read(&body, 50);
         let mut backup = BackupSession::new(BEAT, None, now);
@@ -231,7 +293,7 @@ fn versions_may_grow() {
     );
 
     let mut optional = newer.clone();
-    optional[6..8].copy_from_slice(&0x8001u16.to_le_bytes());
+    optional[6..8].copy_from_slice(&0xfffeu16.to_le_bytes());
     assert_eq!(read(&optional, 99).unwrap(), []);
     optional[6..8].copy_from_slice(&0x7fffu16.to_le_bytes());
     assert_eq!(
@@ -330,12 +392,120 @@ fn admission_names_what_differs() {
     let backup = Admission::NotPrimary {
         host: "alpha".into(),
         term: 2,
+        disks: None,
     };
     let refusal = admit(&backup, None, &hello(), TOKEN).unwrap_err();
     assert_eq!(
         (refusal.reason, refusal.term),
         (RefuseReason::NotPrimary, 2)
     );
+}
+
+#[test]
+fn what_an_older_build_does_not_send_is_absent() {
+    let bytes = Message::Hello(Hello {
+        disks: Vec::new(),
+        disk_position: None,
+        ..hello()
+    })
+    .encode();
+    // A count of disks, and a position of two options and an incarnation.
+    let mut older = bytes[..bytes.len() - (1 + 9 + 16 + 9)].to_vec();
+    let length = older.len() as u32 - 4;
+    older[..4].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(read(&older, 99).unwrap(), read(&bytes, 99).unwrap());
+}
+
+#[test]
+fn disks_that_differ_are_refused_with_both_sizes() {
+    let refusal = |disks: &[DiskShape]| {
+        let hello = Hello {
+            disks: disks.to_vec(),
+            ..hello()
+        };
+        let refusal = admit(&Admission::Primary(identity()), None, &hello, TOKEN).unwrap_err();
+        assert_eq!(refusal.reason, RefuseReason::DiskMismatch);
+        assert!(refusal.is_permanent());
+        refusal.text
+    };
+    let smaller = DiskShape {
+        bytes: 1 << 29,
+        read_only: false,
+    };
+    let text = refusal(&[smaller, DISKS[1]]);
+    assert!(
+        text.contains("disk 0 has 1073741824 bytes on alpha, 536870912 bytes on beta"),
+        "{text}"
+    );
+    let writable = DiskShape {
+        read_only: false,
+        ..DISKS[1]
+    };
+    let text = refusal(&[DISKS[0], writable]);
+    assert!(
+        text.contains("512 bytes, read-only on alpha, 512 bytes on beta"),
+        "{text}"
+    );
+    let text = refusal(&DISKS[..1]);
+    assert!(text.contains("2 disks on alpha, 1 on beta"), "{text}");
+}
+
+#[test]
+fn the_newer_disk_is_neither_overwritten_nor_passed_over() {
+    assert!(position(5, 1).is_newer_than(None));
+    assert!(position(6, 1).is_newer_than(Some(&position(5, 9))));
+    assert!(position(5, 2).is_newer_than(Some(&position(5, 1))));
+    assert!(!position(5, 1).is_newer_than(Some(&position(5, 1))));
+
+    // A guest that was started from term 4 runs; the backup's disk is of term 5.
+    let running = |disk_term| {
+        Admission::Primary(PrimaryIdentity {
+            disk_term,
+            ..identity()
+        })
+    };
+    let refusal = admit(&running(Some(4)), None, &hello(), TOKEN).unwrap_err();
+    assert_eq!(refusal.reason, RefuseReason::NewerDisk);
+    assert!(
+        refusal.text.contains("beta (term 5, commit 900)"),
+        "{}",
+        refusal.text
+    );
+    for term in [None, Some(5)] {
+        admit(&running(term), None, &hello(), TOKEN).unwrap();
+    }
+
+    // A host that is about to start asks one that has newer disks.
+    let kept = |vm: &str, position| Admission::NotPrimary {
+        host: "alpha".into(),
+        term: 0,
+        disks: Some(KeptDisks {
+            vm: vm.into(),
+            position,
+        }),
+    };
+    let starting = Hello {
+        role: PeerRole::Primary,
+        ..hello()
+    };
+    let reason = |admission: &Admission, hello: &Hello| {
+        let refusal = admit(admission, None, hello, TOKEN).unwrap_err();
+        (refusal.reason, refusal.text)
+    };
+    let (found, text) = reason(&kept("web", position(5, 901)), &starting);
+    assert_eq!(found, RefuseReason::NewerDisk);
+    assert!(
+        text.contains("alpha (term 5, commit 901) is newer than that of beta (term 5, commit 900)"),
+        "{text}"
+    );
+    let backup = hello();
+    for (admission, hello) in [
+        (kept("web", position(5, 900)), &starting),
+        (kept("db", position(9, 0)), &starting),
+        (kept("web", position(9, 0)), &backup),
+    ] {
+        assert_eq!(reason(&admission, hello).0, RefuseReason::NotPrimary);
+    }
 }
 
 struct Pair {
@@ -471,6 +641,71 @@ fn a_peer_that_lies_or_plays_the_wrong_role_is_found_out() {
     assert!(pair.backup.handle_control(&ack, now).is_err());
     let again = Message::Hello(hello()).encode();
     assert!(pair.primary.handle_control(&again, now).is_err());
+}
+
+#[test]
+fn digests_are_asked_for_and_answered_one_piece_at_a_time() {
+    let now = Instant::now();
+    let mut pair = Pair::new(now);
+    pair.carry(now).unwrap();
+    let question = DigestQuestion {
+        disk: 1,
+        first: 40,
+        count: 3,
+    };
+    for digests in [
+        RangeDigests::Each(vec![1, 2, 3]),
+        RangeDigests::Zero(3),
+        RangeDigests::Zero(1000),
+    ] {
+        pair.primary
+            .handle_command(PrimaryCommand::AskDigests(question));
+        pair.carry(now).unwrap();
+        let asked = BackupEvent::DigestsAsked(question);
+        assert_eq!(pair.backup.poll_event(), Some(asked));
+        pair.backup
+            .handle_command(BackupCommand::Digests(digests.clone()));
+        // Said twice by mistake, it is said once.
+        pair.backup
+            .handle_command(BackupCommand::Digests(digests.clone()));
+        assert_eq!(pair.carry(now).unwrap(), 1);
+        let answered = PrimaryEvent::Digests(digests);
+        assert_eq!(pair.primary.poll_event(), Some(answered));
+    }
+}
+
+#[test]
+fn answers_to_no_question_and_questions_before_an_answer_end_the_session() {
+    let now = Instant::now();
+    let question = DigestQuestion {
+        disk: 1,
+        first: 40,
+        count: 3,
+    };
+    let answer = |disk, first, digests| Message::DiskDigests {
+        disk,
+        first,
+        digests,
+    };
+    let right = RangeDigests::Each(vec![1, 2, 3]);
+    for wrong in [
+        answer(0, 40, right.clone()),
+        answer(1, 41, right.clone()),
+        answer(1, 40, RangeDigests::Each(vec![1, 2])),
+        answer(1, 40, RangeDigests::Each(vec![1, 2, 3, 4])),
+        answer(1, 40, RangeDigests::Zero(2)),
+    ] {
+        let mut pair = Pair::new(now);
+        pair.primary
+            .handle_command(PrimaryCommand::AskDigests(question));
+        assert!(pair.primary.handle_control(&wrong.encode(), now).is_err());
+    }
+    let mut pair = Pair::new(now);
+    let unasked = answer(1, 40, right).encode();
+    assert!(pair.primary.handle_control(&unasked, now).is_err());
+    let asked = Message::AskDigests(question).encode();
+    pair.backup.handle_control(&asked, now).unwrap();
+    assert!(pair.backup.handle_control(&asked, now).is_err());
 }
 
 #[test]

@@ -13,8 +13,8 @@ use super::driver::{self, Inputs, Wires};
 use super::error::CloseCause;
 use crate::lag::{Lag, LagTracker};
 use crate::protocol::{
-    BackupCommand, BackupEvent, BackupSession, HeartbeatConfig, Hello, PrimaryCommand,
-    PrimaryEvent, PrimarySession, Refusal, Right, Welcome,
+    BackupCommand, BackupEvent, BackupSession, DigestQuestion, HeartbeatConfig, Hello,
+    PrimaryCommand, PrimaryEvent, PrimarySession, RangeDigests, Refusal, Right, Welcome,
 };
 use crate::queue::CommitQueue;
 use crate::{QuantileSummary, Quantiles};
@@ -160,7 +160,7 @@ impl PrimaryLink {
 
     /// Starts the session. What is pushed to `queue` goes to the backup: first a snapshot, then
     /// records from the commit after it. `base` is the snapshot's commit, the one the queue was
-    /// made with.
+    /// made with; if that is not known yet, an earlier one, see [`PrimaryHandle::rebase`].
     ///
     /// When the link closes it closes the queue, so that no vCPU waits for a lost backup, and
     /// then reports [`LinkEvent::Closed`].
@@ -197,6 +197,23 @@ pub struct PrimaryHandle {
 }
 
 impl PrimaryHandle {
+    /// The snapshot that is about to be pushed is of commit `base`. What was pushed so far was not of
+    /// commits: contents of disks.
+    pub fn rebase(&self, base: CommitSeq) {
+        self.queue.rebase(base);
+        lock(&self.lag).rebase(base);
+    }
+
+    /// Asks what a disk of the backup has, once the last answer has come.
+    pub async fn ask_digests(&self, question: DigestQuestion) -> Result<(), LinkClosed> {
+        self.core.send(PrimaryCommand::AskDigests(question)).await
+    }
+
+    /// The backup cannot be brought in sync, and need not try again; closes the link.
+    pub async fn refuse(&self, refusal: Refusal) -> Result<(), LinkClosed> {
+        self.core.send(PrimaryCommand::Refuse(refusal)).await
+    }
+
     /// Tells the backup that outputs are guarded by it. They must be, from before this call.
     pub async fn in_sync(&self, right: Right) -> Result<(), LinkClosed> {
         self.core.send(PrimaryCommand::InSync(right)).await
@@ -320,6 +337,11 @@ impl BackupHandle {
             "verified {verified}, received only {received}"
         );
         self.core.positions.raise(received, verified);
+    }
+
+    /// Answers the primary's question.
+    pub async fn digests(&self, digests: RangeDigests) -> Result<(), LinkClosed> {
+        self.core.send(BackupCommand::Digests(digests)).await
     }
 
     /// The digest after commit `seq` differs.

@@ -348,7 +348,7 @@ async fn refuse(
 fn version_refusal(shared: &Shared, error: &ControlError) -> Refusal {
     let (host, term) = match &*lock(&shared.admission) {
         Admission::Primary(identity) => (identity.host.clone(), identity.term),
-        Admission::NotPrimary { host, term } => (host.clone(), *term),
+        Admission::NotPrimary { host, term, .. } => (host.clone(), *term),
     };
     let text = format!("seen from {host}, the dialling host {error}");
     Refusal {

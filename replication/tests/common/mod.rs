@@ -104,6 +104,8 @@ pub fn hello() -> Hello {
         vcpu_max: 16,
         memory_bytes_max: 1 << 36,
         input_bytes: None,
+        disks: Vec::new(),
+        disk_position: None,
     }
 }
 
@@ -116,6 +118,9 @@ pub fn identity() -> PrimaryIdentity {
         vcpu_count: 2,
         memory_bytes: 1 << 26,
         input_bytes: None,
+        disks: Vec::new(),
+        disk_history: None,
+        disk_term: None,
     }
 }
 

@@ -215,6 +215,8 @@ fn a_backup_of_another_version() {
         vcpu_max: 16,
         memory_bytes_max: 1 << 36,
         input_bytes: None,
+        disks: Vec::new(),
+        disk_position: None,
     };
     let dialer = Dialer::new(link(&hosts.beta, &hosts.alpha), identity(&hosts.beta));
     let told = runtime()
@@ -242,6 +244,9 @@ fn fake_primary(
         vcpu_count: 2,
         memory_bytes: 16 << 20,
         input_bytes: None,
+        disks: Vec::new(),
+        disk_history: None,
+        disk_term: None,
     };
     let (config, tls) = (link(own, peer), identity(own));
     let listener =
