@@ -7,7 +7,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kvm_bindings::kvm_dirty_gfn;
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -44,11 +45,15 @@ pub enum Harvest {
 pub(super) struct DirtyRing {
     entries: NonNull<kvm_dirty_gfn>,
     next: u32,
+    /// Taken and not given back.
     taken: u32,
     /// KVM's place in the ring is not known to be `next`.
     lost_place: bool,
-    /// The last harvest gave entries back.
-    has_given_back: bool,
+    /// What the last harvest took.
+    last_taken: u32,
+    /// How often entries of this VM's rings were given back, and how often when this ring last looked.
+    resets: Arc<AtomicU64>,
+    resets_seen: u64,
     vm: RawFd,
 }
 
@@ -56,8 +61,13 @@ pub(super) struct DirtyRing {
 unsafe impl Send for DirtyRing {}
 
 impl DirtyRing {
-    /// Maps the ring. `vm` must outlive it; its descriptor is used to give entries back.
-    pub(super) fn new(vcpu: &VcpuFd, vm: &VmFd) -> Result<Self, KvmError> {
+    /// Maps the ring. `vm` must outlive it; its descriptor is used to give entries back, which gives back
+    /// those of all rings of that VM: `resets` counts that, for all of them.
+    pub(super) fn new(
+        vcpu: &VcpuFd,
+        vm: &VmFd,
+        resets: &Arc<AtomicU64>,
+    ) -> Result<Self, KvmError> {
         // SAFETY: the kernel picks a fresh place in our address space.
         let base = unsafe {
             libc::mmap(
@@ -79,27 +89,31 @@ impl DirtyRing {
             next: 0,
             taken: 0,
             lost_place: false,
-            has_given_back: false,
+            last_taken: 0,
+            resets_seen: resets.load(Ordering::Relaxed),
+            resets: Arc::clone(resets),
             vm: vm.as_raw_fd(),
         })
     }
 
     /// Takes what is new in the ring.
     pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
+        self.note_resets();
         if self.lost_place {
             self.find_place();
         }
+        self.last_taken = 0;
         while self.flags(self.next).load(Ordering::Acquire) & FLAG_DIRTY != 0 {
             page(self.page(self.next));
             self.flags(self.next)
                 .store(FLAG_HARVESTED, Ordering::Release);
             self.next = self.next.wrapping_add(1);
             self.taken += 1;
+            self.last_taken += 1;
         }
         // KVM ends a run before the ring is full. If it is, it was not asked in time.
         let is_overfull = self.taken >= ENTRIES;
-        self.has_given_back = self.taken >= GIVE_BACK_AT;
-        if self.has_given_back {
+        if self.taken >= GIVE_BACK_AT {
             self.give_back()?;
         }
         self.lost_place |= is_overfull;
@@ -122,12 +136,17 @@ impl DirtyRing {
         let Some(ahead) = (0..ENTRIES).find(is_first) else {
             return;
         };
-        for _ in 0..ahead {
+        self.skip(ahead);
+        self.lost_place = false;
+    }
+
+    /// Moves our place, so that KVM gets the entries before it back.
+    fn skip(&mut self, count: u32) {
+        for _ in 0..count {
             self.flags(self.next)
                 .store(FLAG_HARVESTED, Ordering::Release);
             self.next = self.next.wrapping_add(1);
         }
-        self.lost_place = false;
     }
 
     fn entry(&self, place: u32) -> *mut kvm_dirty_gfn {
@@ -161,16 +180,26 @@ impl DirtyRing {
 
     /// Makes room after KVM said that the ring is full.
     pub(super) fn make_room(&mut self) -> Result<(), KvmError> {
-        if self.taken == 0 && !self.has_given_back {
-            // Everything was given back, and still it is full: KVM is ahead by a whole ring.
-            for place in 0..ENTRIES {
-                self.flags(place).store(FLAG_HARVESTED, Ordering::Release);
-            }
+        self.note_resets();
+        if self.last_taken == 0 && self.taken == 0 {
+            // Everything was given back, and still it is full: KVM is ahead by about a whole ring, or by more.
+            // Half of one is surely not too much.
+            self.skip(ENTRIES / 2);
+            self.lost_place = true;
         }
         self.give_back()
     }
 
-    /// Gives harvested entries back to KVM.
+    /// Another ring of this VM may have given this one's entries back too.
+    fn note_resets(&mut self) {
+        let resets = self.resets.load(Ordering::Relaxed);
+        if resets != self.resets_seen {
+            self.resets_seen = resets;
+            self.taken = 0;
+        }
+    }
+
+    /// Gives harvested entries back to KVM, those of the VM's other rings too.
     fn give_back(&mut self) -> Result<(), KvmError> {
         // SAFETY: a request on our VM without pointers.
         if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
@@ -181,6 +210,7 @@ impl DirtyRing {
             });
         }
         self.taken = 0;
+        self.resets_seen = self.resets.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(())
     }
 }
