@@ -7,8 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::kvm_dirty_gfn;
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -27,6 +26,8 @@ pub(super) const RING_BYTES: usize = ENTRIES as usize * size_of::<kvm_dirty_gfn>
 const RING_PAGE_OFFSET: i64 = 64;
 const FLAG_DIRTY: u32 = 1;
 const FLAG_HARVESTED: u32 = 2;
+/// Signals that may come while entries are given back.
+const RESETS_MAX: u32 = 64;
 /// Harvested entries are given back when so many are taken, before the ring is full.
 const GIVE_BACK_AT: u32 = ENTRIES / 4 * 3;
 const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
@@ -51,9 +52,6 @@ pub(super) struct DirtyRing {
     lost_place: bool,
     /// What the last harvest took.
     last_taken: u32,
-    /// How often entries of this VM's rings were given back, and how often when this ring last looked.
-    resets: Arc<AtomicU64>,
-    resets_seen: u64,
     vm: RawFd,
 }
 
@@ -61,13 +59,8 @@ pub(super) struct DirtyRing {
 unsafe impl Send for DirtyRing {}
 
 impl DirtyRing {
-    /// Maps the ring. `vm` must outlive it; its descriptor is used to give entries back, which gives back
-    /// those of all rings of that VM: `resets` counts that, for all of them.
-    pub(super) fn new(
-        vcpu: &VcpuFd,
-        vm: &VmFd,
-        resets: &Arc<AtomicU64>,
-    ) -> Result<Self, KvmError> {
+    /// Maps the ring. `vm` must outlive it; its descriptor is used to give entries back.
+    pub(super) fn new(vcpu: &VcpuFd, vm: &VmFd) -> Result<Self, KvmError> {
         // SAFETY: the kernel picks a fresh place in our address space.
         let base = unsafe {
             libc::mmap(
@@ -90,8 +83,6 @@ impl DirtyRing {
             taken: 0,
             lost_place: false,
             last_taken: 0,
-            resets_seen: resets.load(Ordering::Relaxed),
-            resets: Arc::clone(resets),
             vm: vm.as_raw_fd(),
         })
     }
@@ -113,8 +104,13 @@ impl DirtyRing {
         }
         // KVM ends a run before the ring is full. If it is, it was not asked in time.
         let is_overfull = self.taken >= ENTRIES;
+        let first = self.next.wrapping_sub(self.taken);
         if self.taken >= GIVE_BACK_AT {
             self.give_back()?;
+        }
+        if is_overfull {
+            // All of the ring went back, from the first entry that was taken to the one before it.
+            self.next = first;
         }
         self.lost_place |= is_overfull;
         Ok(if is_overfull {
@@ -190,27 +186,38 @@ impl DirtyRing {
         self.give_back()
     }
 
-    /// Another ring of this VM may have given this one's entries back too.
+    /// Entries go back for all rings of a VM at once: another ring may have given back this one's.
     fn note_resets(&mut self) {
-        let resets = self.resets.load(Ordering::Relaxed);
-        if resets != self.resets_seen {
-            self.resets_seen = resets;
-            self.taken = 0;
+        while self.taken > 0 && !self.is_harvested(self.next.wrapping_sub(self.taken)) {
+            self.taken -= 1;
         }
     }
 
-    /// Gives harvested entries back to KVM, those of the VM's other rings too.
+    fn is_harvested(&self, place: u32) -> bool {
+        self.flags(place).load(Ordering::Acquire) & FLAG_HARVESTED != 0
+    }
+
+    /// Gives all harvested entries back to KVM. It stops in between, and does not say so, when a signal
+    /// is pending: a kick, or the chunk timer.
     fn give_back(&mut self) -> Result<(), KvmError> {
-        // SAFETY: a request on our VM without pointers.
-        if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
-            let source = kvm_ioctls::Error::last();
-            return Err(KvmError::Request {
-                request: "KVM_RESET_DIRTY_RINGS",
-                source,
-            });
+        let last = self.next.wrapping_sub(1);
+        for _ in 0..RESETS_MAX {
+            // SAFETY: a request on our VM without pointers.
+            if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
+                let source = kvm_ioctls::Error::last();
+                return Err(KvmError::Request {
+                    request: "KVM_RESET_DIRTY_RINGS",
+                    source,
+                });
+            }
+            // They go back in their order.
+            if !self.is_harvested(last) {
+                self.taken = 0;
+                return Ok(());
+            }
         }
-        self.taken = 0;
-        self.resets_seen = self.resets.fetch_add(1, Ordering::Relaxed) + 1;
+        // What was not given back still counts as taken.
+        self.note_resets();
         Ok(())
     }
 }

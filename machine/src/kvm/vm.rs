@@ -1,8 +1,6 @@
 //! A KVM virtual machine: slots over the image or a view.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap,
@@ -29,8 +27,6 @@ pub struct Vm {
     /// Where its memory is in this process.
     base: u64,
     tracks_writes: bool,
-    /// How often entries of the dirty rings were given back.
-    resets: Arc<AtomicU64>,
 }
 
 impl Vm {
@@ -82,7 +78,6 @@ impl Vm {
             layout,
             base,
             tracks_writes,
-            resets: Arc::default(),
         })
     }
 
@@ -135,7 +130,7 @@ impl Vm {
             .create_vcpu(index.0.into())
             .map_err(KvmError::request("KVM_CREATE_VCPU"))?;
         let ring = if self.tracks_writes {
-            Some(DirtyRing::new(&vcpu, &self.fd, &self.resets)?)
+            Some(DirtyRing::new(&vcpu, &self.fd)?)
         } else {
             None
         };
