@@ -91,7 +91,7 @@ impl DirtyRing {
     pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
         self.note_resets();
         if self.lost_place {
-            self.find_place();
+            self.find_place()?;
         }
         self.last_taken = 0;
         while self.flags(self.next).load(Ordering::Acquire) & FLAG_DIRTY != 0 {
@@ -122,7 +122,7 @@ impl DirtyRing {
 
     /// Looks where KVM writes. The entries between our place and that one were written over by reports
     /// that we have taken: they only are to be given back.
-    fn find_place(&mut self) {
+    fn find_place(&mut self) -> Result<(), KvmError> {
         let is_dirty = |place: u32| self.flags(place).load(Ordering::Acquire) & FLAG_DIRTY != 0;
         // Entries are written one after the other: the first is the one with none before it.
         let is_first = |&ahead: &u32| {
@@ -130,19 +130,21 @@ impl DirtyRing {
             is_dirty(place) && !is_dirty(place.wrapping_sub(1))
         };
         let Some(ahead) = (0..ENTRIES).find(is_first) else {
-            return;
+            return Ok(());
         };
-        self.skip(ahead);
         self.lost_place = false;
+        self.skip(ahead)
     }
 
-    /// Moves our place, so that KVM gets the entries before it back.
-    fn skip(&mut self, count: u32) {
+    /// Moves our place, and gives KVM back the entries before it.
+    fn skip(&mut self, count: u32) -> Result<(), KvmError> {
         for _ in 0..count {
             self.flags(self.next)
                 .store(FLAG_HARVESTED, Ordering::Release);
             self.next = self.next.wrapping_add(1);
+            self.taken += 1;
         }
+        self.give_back()
     }
 
     fn entry(&self, place: u32) -> *mut kvm_dirty_gfn {
@@ -180,21 +182,22 @@ impl DirtyRing {
         if self.last_taken == 0 && self.taken == 0 {
             // Everything was given back, and still it is full: KVM is ahead by about a whole ring, or by more.
             // Half of one is surely not too much.
-            self.skip(ENTRIES / 2);
             self.lost_place = true;
+            return self.skip(ENTRIES / 2);
         }
         self.give_back()
     }
 
     /// Entries go back for all rings of a VM at once: another ring may have given back this one's.
     fn note_resets(&mut self) {
-        while self.taken > 0 && !self.is_harvested(self.next.wrapping_sub(self.taken)) {
+        while self.taken > 0 && self.is_given_back(self.next.wrapping_sub(self.taken)) {
             self.taken -= 1;
         }
     }
 
-    fn is_harvested(&self, place: u32) -> bool {
-        self.flags(place).load(Ordering::Acquire) & FLAG_HARVESTED != 0
+    /// Neither taken nor, by an overfull ring, written again.
+    fn is_given_back(&self, place: u32) -> bool {
+        self.flags(place).load(Ordering::Acquire) & (FLAG_HARVESTED | FLAG_DIRTY) == 0
     }
 
     /// Gives all harvested entries back to KVM. It stops in between, and does not say so, when a signal
@@ -211,7 +214,7 @@ impl DirtyRing {
                 });
             }
             // They go back in their order.
-            if !self.is_harvested(last) {
+            if self.is_given_back(last) {
                 self.taken = 0;
                 return Ok(());
             }
