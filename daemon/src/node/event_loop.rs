@@ -342,12 +342,18 @@ impl Node {
         if has_run || !theirs.is_newer_than(mine.as_ref()) {
             return Ok(());
         }
-        self.give_back_term();
         let mine = mine.map_or_else(|| "no known place".to_owned(), |mine| mine.to_string());
-        let message = format!(
-            "the disk of {host} ({theirs}) is newer than this host's ({mine}): start {host} as the primary",
-            host = hello.host
-        );
+        let host = &hello.host;
+        // The term stays this host's: a backup that can start the guest takes it for that.
+        let next = if hello.can_boot {
+            format!("{host} starts the guest instead; start this host with --role backup")
+        } else {
+            format!(
+                "give {host} the guest and clear the arbiter's record, then start it as the primary"
+            )
+        };
+        let message =
+            format!("the disk of {host} ({theirs}) is newer than this host's ({mine}): {next}");
         Err(Failure::text(ExitCode::Refused, message))
     }
 

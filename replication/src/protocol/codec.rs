@@ -309,7 +309,9 @@ impl RangeDigests {
                 let digests = &digests[..digests.len().min(DIGESTS_MAX as usize)];
                 out.put_u8(1);
                 out.put_u32_le(digests.len() as u32);
-                digests.iter().for_each(|&digest| out.put_u128_le(digest));
+                for &digest in digests {
+                    out.put_u128_le(digest);
+                }
             }
         }
     }
