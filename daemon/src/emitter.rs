@@ -1,4 +1,4 @@
-//! Where console output goes.
+//! Where outputs go: console and network.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,6 +10,7 @@ use samsara_machine::Output;
 
 use crate::exit::ExitCode;
 use crate::failure::Failure;
+use crate::net::Network;
 use crate::world::World;
 
 /// An open console.
@@ -43,10 +44,7 @@ impl Sink {
         Ok(Leftovers(file))
     }
 
-    fn write(&mut self, output: &Output) -> io::Result<()> {
-        let Output::Console(bytes) = output else {
-            return Ok(());
-        };
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
@@ -81,9 +79,21 @@ fn clear_failure(error: &io::Error) -> Failure {
 }
 
 /// Starts the thread that emits what the gate lets through.
-pub fn start(world: &Arc<World>, mut sink: Sink) -> Result<JoinHandle<()>, Failure> {
+pub fn start(
+    world: &Arc<World>,
+    mut sink: Sink,
+    network: Arc<Network>,
+) -> Result<JoinHandle<()>, Failure> {
     let world = Arc::clone(world);
-    let body = move || world.emit(|output| sink.write(output));
+    let emit = move |output: &Output| match output {
+        Output::Console(bytes) => sink.write(bytes),
+        Output::Frame { device, bytes } => {
+            network.emit(*device, bytes);
+            Ok(())
+        }
+        Output::Ended(_) => Ok(()),
+    };
+    let body = move || world.emit(emit);
     let thread = std::thread::Builder::new()
         .name("emitter".into())
         .spawn(body);

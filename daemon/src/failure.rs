@@ -6,6 +6,7 @@ use std::fmt;
 use samsara_engine::EngineError;
 use samsara_machine::bare::BootError;
 use samsara_machine::kvm::KvmError;
+use samsara_machine::linux;
 use samsara_machine::memory::MemoryError;
 
 use crate::exit::ExitCode;
@@ -76,14 +77,25 @@ impl From<BootError> for Failure {
     }
 }
 
+impl From<linux::BootError> for Failure {
+    fn from(error: linux::BootError) -> Self {
+        let code = match &error {
+            linux::BootError::Kernel(_) => ExitCode::Input,
+            linux::BootError::Memory(_) | linux::BootError::Kvm(_) => ExitCode::Kvm,
+        };
+        Self::new(code, &error)
+    }
+}
+
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let code = match &error {
             EngineError::Kvm(_) | EngineError::Memory(_) => ExitCode::Kvm,
             EngineError::Input { .. } => ExitCode::Input,
-            EngineError::Apply(_) | EngineError::Thread(_) | EngineError::Panicked(_) => {
-                ExitCode::Internal
-            }
+            EngineError::Apply(_)
+            | EngineError::Thread(_)
+            | EngineError::Panicked(_)
+            | EngineError::NoVcpus => ExitCode::Internal,
         };
         Self::new(code, &error)
     }

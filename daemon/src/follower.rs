@@ -18,6 +18,7 @@ use crate::board::Board;
 use crate::disk::Disks;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
+use crate::net::Network;
 
 /// Records between two reports of what is verified.
 const REPORT_EVERY: usize = 16;
@@ -59,6 +60,7 @@ pub(crate) fn start(
     commits: mpsc::Receiver<Vec<Bytes>>,
     link: BackupHandle,
     retained: SharedRetained,
+    network: Arc<Network>,
     board: Arc<Board>,
     disks: FollowedDisks,
     failed: impl FnOnce(String) + Send + 'static,
@@ -72,6 +74,7 @@ pub(crate) fn start(
             reader: FrameReader::new(),
             link,
             retained,
+            network,
             board,
             runtime,
             received: CommitSeq::BOOT,
@@ -96,6 +99,7 @@ struct Follower {
     reader: FrameReader,
     link: BackupHandle,
     retained: SharedRetained,
+    network: Arc<Network>,
     board: Arc<Board>,
     runtime: Handle,
     received: CommitSeq,
@@ -148,6 +152,9 @@ impl Follower {
             Frame::Record(record) => {
                 let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
                 for output in outputs {
+                    if let Output::Frame { device, bytes } = &output {
+                        self.network.observe(*device, bytes);
+                    }
                     let bytes = output.bytes() as u64;
                     retained.hold(record.seq, output, bytes);
                 }

@@ -2,31 +2,89 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use samsara_commitlog::Shape;
-use samsara_config::{Config, ConsoleInput};
-use samsara_engine::{NativeRun, Recorder, Settings, Stats};
-use samsara_machine::Machine;
+use bytes::Bytes;
+use samsara_commitlog::{DeviceIndex, Shape};
+use samsara_config::{
+    Config, ConsoleDevice, ConsoleInput, CpuModel as ConfiguredCpu,
+    Isolation as ConfiguredIsolation,
+};
+use samsara_engine::{EngineError, Isolation, NativeRun, Recorder, Settings};
 use samsara_machine::bare::{self, Program};
-use samsara_machine::kvm::Host;
+use samsara_machine::kvm::{Cpu, CpuModel, Host, HostTraits, Paging, X2Apic, probe};
+use samsara_machine::linux::{self, Kernel, VirtioSlot};
 use samsara_machine::memory::Image;
+use samsara_machine::pc::virtio::{Blocks, Device};
+use samsara_machine::pc::{self, Pc};
+use samsara_machine::{Machine, Platform};
 
-use crate::board::{Board, GuestView};
+use crate::board::GuestView;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::world::World;
+use crate::net::{Network, Taken, TapConfig};
+use crate::run::Base;
 
 /// Pause while the guest does not read what was typed.
 const CONSOLE_FULL_PAUSE: Duration = Duration::from_millis(5);
+/// What a guest's disk says its serial number is, with its place behind it.
+const DISK_SERIAL: &[u8] = b"samsara-disk-";
 
-/// Opens KVM for what the configuration wants.
-pub fn open_host(recorded: bool) -> Result<Host, Failure> {
-    let host = Host::open()?;
-    if recorded {
-        host.check_recording()?;
+/// This host's KVM.
+pub struct Kvm {
+    host: Host,
+    traits: HostTraits,
+}
+
+impl Kvm {
+    /// Opens KVM for what the configuration wants, and finds out what kind it is.
+    pub fn open(config: &Config, recorded: bool) -> Result<Self, Failure> {
+        let mut host = Host::open()?;
+        host.set_cpu(Cpu {
+            model: match config.vm.cpu {
+                ConfiguredCpu::Baseline => CpuModel::Baseline,
+                ConfiguredCpu::Host => CpuModel::Host,
+            },
+            vcpu_count: config.vm.vcpus as u8,
+            x2apic: X2Apic::Shown,
+        })?;
+        if recorded {
+            host.check_recording()?;
+        }
+        let traits = probe(&host)?;
+        Ok(Self { host, traits })
     }
-    Ok(host)
+
+    /// What kind of KVM it is.
+    pub fn traits(&self) -> HostTraits {
+        self.traits
+    }
+}
+
+/// What a machine boots from.
+pub enum Source {
+    /// A bare program.
+    Program(Program),
+    /// A Linux kernel.
+    Kernel(Kernel),
+}
+
+impl Source {
+    /// Opens what the configuration names, so that a bad one is found before anything else happens.
+    pub fn open(config: &Config) -> Result<Option<Self>, Failure> {
+        let vm = &config.vm;
+        let unusable = |error: &dyn std::error::Error| Failure::new(ExitCode::Input, error);
+        if let Some(path) = &vm.kernel {
+            let kernel = Kernel::open(path, vm.initrd.as_deref(), &vm.cmdline);
+            return kernel
+                .map(|kernel| Some(Self::Kernel(kernel)))
+                .map_err(|error| unusable(&error));
+        }
+        let program = vm.program.as_deref().map(Program::open).transpose();
+        program
+            .map(|program| program.map(Self::Program))
+            .map_err(|error| unusable(&error))
+    }
 }
 
 /// Opens the input file, if there is one; gives its length too.
@@ -46,37 +104,97 @@ pub fn open_input(config: &Config) -> Result<Option<(File, u64)>, Failure> {
     Ok(Some((file, metadata.len())))
 }
 
+/// Opens the taps of the guest's network devices: they follow the disks.
+pub fn open_network(config: &Config) -> Result<Network, Failure> {
+    let first = config.vm.disks.len() as u8;
+    let taps = (first..).map(DeviceIndex).zip(&config.vm.net);
+    let taps: Vec<_> = taps
+        .map(|(device, net)| TapConfig {
+            device,
+            tap: net.tap.clone(),
+            mac: net.mac.bytes(),
+        })
+        .collect();
+    let failed = |error| Failure::new(ExitCode::Network, &error);
+    let network = Network::open(&taps).map_err(failed)?;
+    network.start().map_err(failed)?;
+    Ok(network)
+}
+
 /// The machine's shape.
 pub fn shape(config: &Config) -> Result<Shape, Failure> {
     let shape = Shape::new(config.vm.vcpus as u8, config.vm.memory.bytes());
     shape.map_err(|error| Failure::new(ExitCode::Config, &error))
 }
 
-/// Opens the program, so that a bad one is found before anything else happens.
-pub fn open_program(config: &Config) -> Result<Option<Program>, Failure> {
-    let program = config.vm.program.as_deref().map(Program::open).transpose();
-    program.map_err(|error| Failure::new(ExitCode::Input, &error))
-}
-
 /// Boots a machine.
-pub fn boot(host: &Host, config: &Config, program: &Program) -> Result<Machine, Failure> {
+pub(crate) fn boot(kvm: &Kvm, base: &Base, source: &Source) -> Result<Machine, Failure> {
+    let config = &base.config;
     let shape = shape(config)?;
     let image = Arc::new(Image::new(shape)?);
-    let vcpus = bare::boot(host, &image, shape.vcpu_count, program, &config.vm.params)?;
-    Ok(Machine::new(shape, image, vcpus))
+    match source {
+        Source::Program(program) => {
+            let params = &config.vm.params;
+            let vcpus = bare::boot(&kvm.host, &image, shape.vcpu_count, program, params)?;
+            Ok(Machine::new(shape, image, vcpus))
+        }
+        Source::Kernel(kernel) => {
+            let disks = base.disks.blocks();
+            let pc = pc_of(config, shape, &disks);
+            let slots: Vec<_> = (0..pc.device_count()).map_while(VirtioSlot::new).collect();
+            let vcpus = linux::boot(&kvm.host, &image, shape, kernel, &slots)?;
+            Ok(Machine::new_pc(shape, image, vcpus, pc, disks))
+        }
+    }
+}
+
+/// The devices of a PC, in the order of their addresses: disks, network, console, entropy.
+fn pc_of(config: &Config, shape: Shape, disks: &[Arc<dyn Blocks>]) -> Pc {
+    let vm = &config.vm;
+    let disks = (0..).zip(disks).map(|(place, disk)| {
+        let mut serial = [0; 20];
+        serial[..DISK_SERIAL.len()].copy_from_slice(DISK_SERIAL);
+        serial[DISK_SERIAL.len()] = b'0' + place;
+        Device::block(disk.bytes(), disk.is_read_only(), serial)
+    });
+    let nets = vm.net.iter().map(|net| Device::net(net.mac.bytes()));
+    let mut devices: Vec<_> = disks.chain(nets).collect();
+    let console = match vm.console_device {
+        ConsoleDevice::Serial => pc::ConsoleDevice::Serial,
+        ConsoleDevice::Virtio => {
+            devices.push(Device::console());
+            pc::ConsoleDevice::Virtio(devices.len() as u8 - 1)
+        }
+    };
+    if vm.entropy {
+        devices.push(Device::entropy());
+    }
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let time_of_day = since_epoch.unwrap_or_default().as_nanos() as u64;
+    Pc::new(shape.vcpu_count, time_of_day, devices, console)
+}
+
+/// How a machine's vCPUs are kept apart on this host.
+pub fn isolation(config: &Config, traits: HostTraits, platform: Platform) -> Isolation {
+    match config.recording.isolation {
+        ConfiguredIsolation::Parallel => Isolation::Parallel,
+        ConfiguredIsolation::Serial => Isolation::Serial,
+        // KVM with shadow paging must forget all it knows of a guest's page tables whenever another vCPU
+        // commits: a guest that manages its own is better off with one view.
+        ConfiguredIsolation::Auto => match (platform, traits.paging) {
+            (Platform::Pc, Paging::Shadow) => Isolation::Serial,
+            _ => Isolation::Parallel,
+        },
+    }
 }
 
 /// Lets a machine run, recorded.
-pub fn run(
-    host: &Host,
-    config: &Config,
-    machine: Machine,
-    world: &Arc<World>,
-    board: &Board,
-    stats: &Arc<Stats>,
-) -> Result<Arc<Recorder>, Failure> {
+pub(crate) fn run(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Failure> {
+    let config = &base.config;
     let recording = &config.recording;
     let settings = Settings {
+        isolation: isolation(config, kvm.traits, machine.platform()),
+        paging: kvm.traits.paging,
         chunk_min: Duration::from_micros(recording.chunk_min_us),
         chunk_max: Duration::from_micros(recording.chunk_max_us),
         digest_every: recording.digest_every,
@@ -84,10 +202,11 @@ pub fn run(
         squashes_before_exclusive: recording.squashes_before_exclusive,
         faults: samsara_engine::Faults::default(),
     };
-    let recorder = Recorder::start(host, machine, world.clone(), stats.clone(), settings)?;
+    let (world, stats) = (base.world.clone(), base.stats.clone());
+    let recorder = Recorder::start(&kvm.host, machine, world, stats, settings)?;
     let recorder = Arc::new(recorder);
     let shown = recorder.clone();
-    board.set_guest(move || {
+    base.board.set_guest(move || {
         shown.peek(|machine| GuestView {
             time: machine.guest_time(),
             mark: machine.devices().mark(),
@@ -97,28 +216,57 @@ pub fn run(
         let typed = Arc::downgrade(&recorder);
         feed_console(move |bytes| typed.upgrade()?.console_input(bytes).ok())?;
     }
+    let receiver = Arc::downgrade(&recorder);
+    connect(&base.network, move |device, frame| {
+        receiver
+            .upgrade()
+            .map(|recorder| recorder.frame_input(device, frame))
+    })?;
     Ok(recorder)
 }
 
 /// Lets a machine run natively: the baseline for comparisons.
-pub fn run_native(
-    host: &Host,
-    config: &Config,
-    machine: &Machine,
-    world: &Arc<World>,
-    board: &Board,
+pub(crate) fn run_native(
+    kvm: &Kvm,
+    base: &Base,
+    machine: Machine,
 ) -> Result<Arc<NativeRun>, Failure> {
-    let native = Arc::new(NativeRun::start(host, machine, world.clone())?);
+    let native = Arc::new(NativeRun::start(&kvm.host, machine, base.world.clone())?);
     let shown = native.clone();
-    board.set_guest(move || GuestView {
+    base.board.set_guest(move || GuestView {
         time: shown.time(),
         mark: shown.mark(),
     });
-    if config.vm.console_input == ConsoleInput::Stdin {
+    if base.config.vm.console_input == ConsoleInput::Stdin {
         let typed = Arc::downgrade(&native);
-        feed_console(move |bytes| Some(typed.upgrade()?.console_input(bytes)))?;
+        feed_console(move |bytes| typed.upgrade()?.console_input(bytes).ok())?;
     }
+    let receiver = Arc::downgrade(&native);
+    connect(&base.network, move |device, frame| {
+        receiver
+            .upgrade()
+            .map(|native| native.frame_input(device, frame))
+    })?;
     Ok(native)
+}
+
+/// From now on frames for the guest reach it. `take` gives nothing once the guest is gone.
+fn connect(
+    network: &Network,
+    take: impl Fn(DeviceIndex, Bytes) -> Option<Result<samsara_engine::Taken, EngineError>>
+    + Send
+    + Sync
+    + 'static,
+) -> Result<(), Failure> {
+    let take = move |device, frame| match take(device, frame) {
+        Some(Ok(samsara_engine::Taken::Yes)) => Taken::Yes,
+        Some(Ok(samsara_engine::Taken::NoRoom)) => Taken::NoRoom,
+        // What fails here fails the machine's own threads too, and they tell.
+        Some(Ok(samsara_engine::Taken::Gone) | Err(_)) | None => Taken::Gone,
+    };
+    network
+        .go_live(Arc::new(take))
+        .map_err(|error| Failure::new(ExitCode::Network, &error))
 }
 
 /// Hands standard input to the guest, as far as it has room, until either ends. `typed` says how

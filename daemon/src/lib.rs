@@ -14,6 +14,7 @@ pub mod http;
 pub mod log_file;
 pub mod logging;
 pub mod metrics;
+pub mod net;
 mod node;
 pub mod notify;
 pub mod pki;

@@ -7,6 +7,7 @@
 mod durations;
 mod engine;
 mod failover;
+mod network;
 mod replication;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use prometheus::{IntCounter, Registry, TextEncoder};
 pub use durations::{BUCKETS, DurationCounts, DurationHistogram, Durations};
 pub use engine::EngineMetrics;
 pub use failover::FailoverMetrics;
+pub use network::NetworkMetrics;
 pub use replication::ReplicationMetrics;
 
 use crate::status::Status;

@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::http::HttpServer;
 use crate::log_file::LogFile;
 use crate::metrics::Metrics;
+use crate::net::Network;
 use crate::node::{self, Ended};
 use crate::notify::Notifier;
 use crate::report::Report;
@@ -57,6 +58,8 @@ pub(crate) struct Base {
     pub(crate) promotions: mpsc::Receiver<node::Promotion>,
     /// Set by the run loop whenever it turns.
     pub(crate) alive: Arc<AtomicBool>,
+    /// The taps of the guest's network devices.
+    pub(crate) network: Arc<Network>,
     /// What an earlier run left in the console's file; goes when a guest starts here.
     pub(crate) leftovers: Leftovers,
 }
@@ -109,6 +112,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         .as_deref()
         .map(|path| LogFile::create(path, limits))
         .transpose()?;
+    let network = Arc::new(guest::open_network(&config)?);
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
@@ -124,7 +128,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     ));
     let (promote, promotions) = mpsc::channel(1);
     let services = start_services(&config, &host, &board, promote).await?;
-    let emitter = emitter::start(&world, sink)?;
+    let emitter = emitter::start(&world, sink, network.clone())?;
     let notifier = Arc::new(Notifier::from_env());
     let alive = Arc::new(AtomicBool::new(true));
     let base = Base {
@@ -140,6 +144,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         notifier: notifier.clone(),
         promotions,
         alive: alive.clone(),
+        network: network.clone(),
         leftovers,
     };
     let feeder = notifier.clone();
@@ -154,6 +159,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     };
     notifier.stopping();
     world.stop();
+    network.stop();
     for service in services.into_iter().chain([watchdog]) {
         service.abort();
         // Until it is gone: the control socket's file goes with it.

@@ -29,11 +29,12 @@ enum Running {
 pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     let recorded = base.config.recording.mode == RecordingMode::On;
     base.disks.check_whole()?;
-    let program = guest::open_program(&base.config)?;
-    let program =
-        program.ok_or_else(|| Failure::text(ExitCode::Config, "vm.program is not set"))?;
-    let host = guest::open_host(recorded)?;
-    let machine = guest::boot(&host, &base.config, &program)?;
+    let source = guest::Source::open(&base.config)?;
+    let source = source.ok_or_else(|| {
+        Failure::text(ExitCode::Config, "neither vm.program nor vm.kernel is set")
+    })?;
+    let kvm = guest::Kvm::open(&base.config, recorded)?;
+    let machine = guest::boot(&kvm, &base, &source)?;
     base.world.open();
     base.board.update(|status| {
         status.gate.mode = status::GateMode::Open;
@@ -47,7 +48,7 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     base.disks
         .establish(Arc::new(move || world.positions()[0]))?;
     base.leftovers.clear()?;
-    let running = start(&mut base, &host, machine, recorded)?;
+    let running = start(&mut base, &kvm, machine, recorded)?;
     base.notifier.ready();
     base.notifier.status("standalone, unprotected");
     let result = wait(&mut base).await;
@@ -74,7 +75,7 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
 
 fn start(
     base: &mut Base,
-    host: &samsara_machine::kvm::Host,
+    kvm: &guest::Kvm,
     mut machine: Machine,
     recorded: bool,
 ) -> Result<Running, Failure> {
@@ -82,29 +83,13 @@ fn start(
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }
-        let Base {
-            config,
-            world,
-            board,
-            stats,
-            ..
-        } = base;
-        let guest = guest::run(host, config, machine, world, board, stats)?;
-        return Ok(Running::Recorded(guest));
+        return guest::run(kvm, base, machine).map(Running::Recorded);
     }
     if base.log.is_some() {
         let message = "--record needs recording.mode = \"on\"";
         return Err(Failure::text(ExitCode::Config, message));
     }
-    let Base {
-        config,
-        world,
-        board,
-        ..
-    } = base;
-    Ok(Running::Native(guest::run_native(
-        host, config, &machine, world, board,
-    )?))
+    guest::run_native(kvm, base, machine).map(Running::Native)
 }
 
 async fn wait(base: &mut Base) -> Result<Ended, Failure> {

@@ -117,7 +117,7 @@ impl Consumer {
             }
             (State::Loading(loader), Frame::SnapshotEnd(digest)) => {
                 self.flush_disks()?;
-                State::Following(Box::new(loader.finish(*digest)?))
+                State::Following(Box::new(loader.finish(*digest, self.disks.clone())?))
             }
             (State::Following(mut machine), Frame::Record(record)) => {
                 let applied = machine.apply(record, Source::Record)?;

@@ -1,8 +1,9 @@
 //! What the engine needs of a vCPU. Tests run the same engine on made-up ones.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use samsara_machine::kvm::{KvmError, RawExit, Restore, Vcpu};
+use samsara_machine::kvm::{Harvest, KvmError, Paging, RawExit, Restore, Vcpu, Vm};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::vcpu::VcpuState;
 
@@ -23,53 +24,97 @@ pub trait Cpu: Send + 'static {
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError>;
     /// Puts a state back; no load may wait.
     fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError>;
-    /// Takes the pages that became private since the last call; may repeat some.
-    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError>;
+    /// Takes the pages that became private since the last call; may repeat some. If it could not tell of
+    /// all, others are to be looked for in the view.
+    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<Harvest, KvmError>;
     /// From now on the guest may run its own code at CPL 0: captures and restores are of everything.
     fn expect_privileged_code(&mut self);
+    /// Whether runs end as soon as the vCPU can take an interrupt.
+    fn want_window(&mut self, wanted: bool);
+    /// Takes over the events of a state: an interrupt was delivered to it.
+    fn set_events(&mut self, state: &VcpuState) -> Result<(), KvmError>;
+    /// Memory has changed from outside, page tables perhaps too: what was translated before the next
+    /// run holds no longer.
+    fn forget_translations(&mut self);
     /// Makes room for more written pages, after [`RawExit::RingFull`].
     fn reset_ring(&mut self) -> Result<(), KvmError>;
 }
 
-impl Cpu for Vcpu {
+/// A vCPU on a view, in its VM.
+#[derive(Debug)]
+pub(crate) struct ViewCpu {
+    vcpu: Vcpu,
+    vm: Arc<Vm>,
+    /// KVM follows changes of page tables only where the guest itself makes them.
+    paging: Paging,
+    must_rebuild: bool,
+}
+
+impl ViewCpu {
+    pub(crate) fn new(vcpu: Vcpu, vm: Arc<Vm>, paging: Paging) -> Self {
+        Self {
+            vcpu,
+            vm,
+            paging,
+            must_rebuild: false,
+        }
+    }
+}
+
+impl Cpu for ViewCpu {
     fn attach(&mut self) -> Result<(), KvmError> {
-        Vcpu::attach(self)
+        self.vcpu.attach()
     }
 
     fn kicker(&self) -> Box<dyn Fn() + Send + Sync> {
-        let kicker = Vcpu::kicker(self);
+        let kicker = self.vcpu.kicker();
         Box::new(move || kicker.kick())
     }
 
     fn forget_kicks(&mut self) {
-        Vcpu::kicker(self).take();
+        self.vcpu.kicker().take();
     }
 
     fn run(&mut self, limit: Duration) -> Result<RawExit, KvmError> {
-        Vcpu::run(self, Some(limit))
+        if std::mem::take(&mut self.must_rebuild) {
+            self.vm.rebuild_slots()?;
+        }
+        self.vcpu.run(Some(limit))
     }
 
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {
-        Vcpu::complete_read(self, value)
+        self.vcpu.complete_read(value)
     }
 
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
-        Vcpu::capture(self, state)
+        self.vcpu.capture(state)
     }
 
     fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
-        Vcpu::restore(self, state, what)
+        self.vcpu.restore(state, what)
     }
 
-    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError> {
-        Vcpu::take_written(self, page)
+    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<Harvest, KvmError> {
+        self.vcpu.take_written(page)
     }
 
     fn expect_privileged_code(&mut self) {
-        Vcpu::expect_privileged_code(self);
+        self.vcpu.expect_privileged_code();
+    }
+
+    fn want_window(&mut self, wanted: bool) {
+        self.vcpu.want_window(wanted);
+    }
+
+    fn set_events(&mut self, state: &VcpuState) -> Result<(), KvmError> {
+        self.vcpu.set_events(state)
+    }
+
+    fn forget_translations(&mut self) {
+        self.must_rebuild = self.paging == Paging::Shadow && self.vcpu.may_run_kernel();
     }
 
     fn reset_ring(&mut self) -> Result<(), KvmError> {
-        Vcpu::reset_ring(self)
+        self.vcpu.reset_ring()
     }
 }

@@ -13,10 +13,9 @@ pub use native::NativeRun;
 pub use outside::{Item, Outside};
 #[doc(hidden)]
 pub use record::{Faults, Mistake};
-pub use record::{Recorder, Settings};
+pub use record::{Isolation, Recorder, Settings, Taken};
 pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
-use samsara_commitlog::VcpuIndex;
 use samsara_machine::{ApplyError, kvm, memory};
 
 /// Why a machine cannot run on. None of these is the guest's doing.
@@ -43,9 +42,12 @@ pub enum EngineError {
     /// A vCPU thread cannot be started.
     #[error("cannot start the thread of a vCPU")]
     Thread(#[source] std::io::Error),
-    /// A vCPU's thread found an invariant broken. The machine stands still at its last commit.
+    /// A thread found an invariant broken. The machine stands still at its last commit.
     #[error(
-        "vCPU {0} stopped at a broken invariant, a bug of samsarad: the text before this says which"
+        "{0} stopped at a broken invariant, a bug of samsarad: the text before this says which"
     )]
-    Panicked(VcpuIndex),
+    Panicked(String),
+    /// A machine without vCPUs cannot run.
+    #[error("a machine without vCPUs cannot run")]
+    NoVcpus,
 }

@@ -2,29 +2,27 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Exit, GuestTime, Input, VcpuIndex};
-use samsara_machine::bare::{BareDevices, Effect, Operation, Seen, interpret};
+use samsara_commitlog::{CommitSeq, DeviceIndex, Exit, GuestTime, Input, VcpuIndex};
+use samsara_machine::bare::{Operation, Seen};
 use samsara_machine::kvm::{Host, Kicker, Privilege, RawExit, Restore, Vcpu, Vm};
-use samsara_machine::memory::Image;
-use samsara_machine::vcpu::VcpuState;
-use samsara_machine::{Ended, Machine, Output};
+use samsara_machine::pc::{Delivery, Own, own_access};
+use samsara_machine::{Applied, Machine, Platform, Touched};
 
 use crate::EngineError;
-use crate::outside::Outside;
+use crate::outside::{Outside, answer};
+use crate::record::Taken;
 
-struct Devices {
-    page: BareDevices,
-    ended: Option<Ended>,
+struct State {
+    machine: Machine,
     stopping: bool,
 }
 
 struct Shared {
-    devices: Mutex<Devices>,
+    state: Mutex<State>,
     changed: Condvar,
-    image: Arc<Image>,
     outside: Arc<dyn Outside>,
     kickers: Vec<Arc<Kicker>>,
     started: Instant,
@@ -41,7 +39,7 @@ impl NativeRun {
     /// Lets a machine run.
     pub fn start(
         host: &Host,
-        machine: &Machine,
+        mut machine: Machine,
         outside: Arc<dyn Outside>,
     ) -> Result<Self, EngineError> {
         let vm = Vm::on_image(host, machine.image())?;
@@ -50,15 +48,14 @@ impl NativeRun {
             .clone()
             .map(|index| vm.vcpu(host, index, Privilege::Kernel))
             .collect::<Result<Vec<_>, _>>()?;
-        let devices = Devices {
-            page: machine.devices().clone(),
-            ended: None,
-            stopping: false,
-        };
+        machine.set_delivery(Delivery::OwnCommits);
+        let platform = machine.platform();
         let shared = Arc::new(Shared {
-            devices: Mutex::new(devices),
+            state: Mutex::new(State {
+                machine,
+                stopping: false,
+            }),
             changed: Condvar::new(),
-            image: Arc::clone(machine.image()),
             outside,
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),
             started: Instant::now(),
@@ -69,19 +66,31 @@ impl NativeRun {
             _vm: vm,
         };
         for (index, vcpu) in indices.zip(vcpus) {
-            let (shared, state) = (Arc::clone(&run.shared), machine.vcpu(index).clone());
-            let body = move || {
-                if let Err(error) = run_vcpu(&shared, vcpu, index, state) {
-                    shared.stop();
-                    shared.outside.failed(error);
-                }
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(body);
-            run.threads().push(thread.map_err(EngineError::Thread)?);
+            run.spawn(format!("vcpu{index}"), move |shared| {
+                run_vcpu(shared, vcpu, index)
+            })?;
+        }
+        if platform == Platform::Pc {
+            run.spawn("devices".to_owned(), |shared| serve(shared))?;
         }
         Ok(run)
+    }
+
+    fn spawn(
+        &self,
+        name: String,
+        run: impl FnOnce(&Arc<Shared>) -> Result<(), EngineError> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let shared = Arc::clone(&self.shared);
+        let body = move || {
+            if let Err(error) = run(&shared) {
+                shared.stop();
+                shared.outside.failed(error);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.threads().push(thread.map_err(EngineError::Thread)?);
+        Ok(())
     }
 
     /// The guest clock.
@@ -91,16 +100,35 @@ impl NativeRun {
 
     /// The last MARK.
     pub fn mark(&self) -> u64 {
-        self.shared.lock().page.mark()
+        self.shared.lock().machine.devices().mark()
     }
 
     /// Hands the guest bytes typed at its console; gives how many it had room for.
-    pub fn console_input(&self, bytes: &[u8]) -> usize {
+    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
         let mut state = self.shared.lock();
-        let taken = bytes.len().min(state.page.console_room());
-        let input = Input::Console(Bytes::copy_from_slice(&bytes[..taken]));
-        let _ = state.page.input(&input, &self.shared.image);
-        taken
+        let room = state.machine.console_room().min(Input::CONSOLE_BYTES_MAX);
+        let taken = bytes.len().min(room);
+        if taken > 0 {
+            let input = Input::Console(Bytes::copy_from_slice(&bytes[..taken]));
+            self.shared.input(&mut state, &input)?;
+        }
+        Ok(taken)
+    }
+
+    /// Hands a network device of the guest a received frame.
+    pub fn frame_input(&self, device: DeviceIndex, bytes: Bytes) -> Result<Taken, EngineError> {
+        let mut state = self.shared.lock();
+        if state.stopping {
+            return Ok(Taken::Gone);
+        }
+        let machine = &state.machine;
+        let pc = machine.devices().pc();
+        if !pc.is_some_and(|pc| pc.has_room(device, bytes.len(), machine.image())) {
+            return Ok(Taken::NoRoom);
+        }
+        let input = Input::Device { device, bytes };
+        self.shared.input(&mut state, &input)?;
+        Ok(Taken::Yes)
     }
 
     /// Stops the vCPUs.
@@ -124,8 +152,25 @@ impl Drop for NativeRun {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Devices> {
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match timeout {
+            None => self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                let waited = self.changed.wait_timeout(state, timeout);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
     }
 
     fn stop(&self) {
@@ -138,108 +183,174 @@ impl Shared {
         GuestTime(self.started.elapsed().as_nanos() as u64)
     }
 
-    /// Does what a device asks of the world.
-    fn carry_out(&self, state: &mut Devices, effect: Effect) -> Result<(), EngineError> {
-        for (gpa, bytes) in &effect.dma {
-            self.image.write(*gpa, bytes)?;
-        }
-        let mut outputs: Vec<Output> = effect.console.map(Output::Console).into_iter().collect();
-        if let Some(ended) = effect.ended
-            && state.ended.is_none()
-        {
-            state.ended = Some(ended.clone());
-            state.stopping = true;
-            outputs.push(Output::Ended(ended));
-        }
-        if !outputs.is_empty() {
-            self.outside.committed(CommitSeq::BOOT, Vec::new(), outputs);
-        }
+    fn input(&self, state: &mut State, input: &Input) -> Result<(), EngineError> {
+        let applied = state.machine.input_natively(input, self.now())?;
+        self.carry_out(state, applied);
         Ok(())
     }
 
+    /// Does what devices ask of the world, and wakes whom they have something for.
+    fn carry_out(&self, state: &mut State, applied: Applied) {
+        if state.machine.ended().is_some() {
+            state.stopping = true;
+        }
+        if !applied.outputs.is_empty() {
+            let outputs = applied.outputs;
+            self.outside.committed(CommitSeq::BOOT, Vec::new(), outputs);
+        }
+        if state.stopping {
+            self.kickers.iter().for_each(|kicker| kicker.kick());
+        } else {
+            for (index, kicker) in (0..).map(VcpuIndex).zip(&self.kickers) {
+                if state.machine.devices().has_interrupt_for(index) {
+                    kicker.kick();
+                }
+            }
+        }
+        self.changed.notify_all();
+    }
+
     /// Moves the next bytes of a vCPU's operation; false when there is none.
-    fn step(&self, state: &mut Devices, vcpu: VcpuIndex) -> Result<bool, EngineError> {
-        let Some(pending) = state.page.pending(vcpu) else {
+    fn step(&self, state: &mut State, vcpu: VcpuIndex) -> Result<bool, EngineError> {
+        let Some(pending) = state.machine.devices().pending(vcpu) else {
             return Ok(false);
         };
         let input = match pending.operation {
             Operation::Output => Input::OutputStep { vcpu },
             Operation::Input => {
-                let offset = state.page.input_offset();
+                let offset = state.machine.devices().input_offset();
                 let read = self.outside.read_input(offset, pending.step_bytes());
                 let bytes = read.map_err(|source| EngineError::Input { offset, source })?;
                 Input::File { vcpu, bytes }
             }
         };
-        if let Ok(effect) = state.page.input(&input, &self.image) {
-            self.carry_out(state, effect)?;
-        }
+        self.input(state, &input)?;
         Ok(true)
     }
 }
 
-fn run_vcpu(
-    shared: &Shared,
-    mut vcpu: Vcpu,
-    index: VcpuIndex,
-    mut state: VcpuState,
-) -> Result<(), EngineError> {
+fn run_vcpu(shared: &Shared, mut vcpu: Vcpu, index: VcpuIndex) -> Result<(), EngineError> {
     vcpu.attach()?;
-    vcpu.restore(&state, Restore::Whole)?;
-    while !shared.lock().stopping {
+    let start = {
+        let mut state = shared.lock();
+        state.machine.take_touched(index);
+        state.machine.vcpu(index).clone()
+    };
+    vcpu.restore(&start, Restore::Whole)?;
+    while get_ready(shared, &mut vcpu, index)? {
         let raw = vcpu.run(None)?;
-        if raw == RawExit::Cut {
-            continue;
-        }
-        if !matches!(raw, RawExit::Read { .. }) {
-            vcpu.capture_registers(&mut state)?;
-        }
-        let memory = Seen::Image(&shared.image);
-        let exit = interpret(&raw, &state, memory, || shared.outside.random());
-        handle_exit(shared, &mut vcpu, &mut state, index, exit)?;
+        vcpu.kicker().take();
+        handle_exit(shared, &mut vcpu, index, &raw)?;
     }
-    shared.kickers.iter().for_each(|kicker| kicker.kick());
     Ok(())
+}
+
+/// Waits until the vCPU can run, and brings it up to date; false when it shall end.
+fn get_ready(shared: &Shared, vcpu: &mut Vcpu, index: VcpuIndex) -> Result<bool, EngineError> {
+    let mut state = shared.lock();
+    loop {
+        if state.stopping {
+            return Ok(false);
+        }
+        if state.machine.devices().can_run(index) {
+            break;
+        }
+        if shared.step(&mut state, index)? {
+            // Others may use the devices meanwhile; what leaves the host is bounded here too.
+            drop(state);
+            shared.outside.wait_for_room();
+            state = shared.lock();
+        } else {
+            state = shared.wait(state, None);
+        }
+    }
+    let touched = state.machine.take_touched(index);
+    let now = state.machine.vcpu(index);
+    match touched {
+        Touched::No | Touched::Apic => {}
+        Touched::Events => vcpu.set_events(now)?,
+        Touched::Whole => vcpu.restore(now, Restore::KeepTime)?,
+    }
+    vcpu.want_window(now.apic().deliverable().is_some());
+    Ok(true)
 }
 
 fn handle_exit(
     shared: &Shared,
     vcpu: &mut Vcpu,
-    registers: &mut VcpuState,
     index: VcpuIndex,
-    mut exit: Exit,
+    raw: &RawExit,
 ) -> Result<(), EngineError> {
     shared.outside.wait_for_room();
     let mut state = shared.lock();
-    if state.ended.is_some() {
+    if state.stopping {
         return Ok(());
     }
+    let platform = state.machine.platform();
+    if platform == Platform::Pc && answer_own(&mut state.machine, vcpu, index, raw)? {
+        return Ok(());
+    }
+    if !matches!(raw, RawExit::Read { .. }) {
+        vcpu.capture_registers(state.machine.vcpu_mut(index))?;
+    }
+    let memory = Seen::Image(state.machine.image());
+    let random = || shared.outside.random();
+    let mut exit = platform.interpret(raw, state.machine.vcpu(index), memory, random);
     if matches!(exit, Exit::Read { .. }) {
-        let value = state.page.read_value(&exit, shared.now());
-        if let RawExit::Fatal(reason) = vcpu.complete_read(value)? {
-            vcpu.capture_registers(registers)?;
+        let devices = state.machine.devices();
+        let value = devices.read_value(index, &exit, shared.now());
+        let finished = vcpu.complete_read(value)?;
+        vcpu.capture_registers(state.machine.vcpu_mut(index))?;
+        if let RawExit::Fatal(reason) = finished {
             exit = Exit::Fatal {
-                rip: registers.regs().rip,
+                rip: state.machine.vcpu(index).regs().rip,
                 reason,
             };
         }
     }
-    let effect = state.page.exit(index, &exit, &shared.image);
-    shared.carry_out(&mut state, effect)?;
-    while !state.stopping && shared.step(&mut state, index)? {
-        // Others may use the devices meanwhile; what leaves the host is bounded here too.
-        drop(state);
-        shared.outside.wait_for_room();
-        state = shared.lock();
+    let applied = state.machine.exit_natively(index, &exit, shared.now())?;
+    shared.carry_out(&mut state, applied);
+    Ok(())
+}
+
+/// Has the vCPU's own APIC deal with an exit, if it concerns nobody else.
+fn answer_own(
+    machine: &mut Machine,
+    vcpu: &mut Vcpu,
+    index: VcpuIndex,
+    raw: &RawExit,
+) -> Result<bool, EngineError> {
+    let state = machine.vcpu_mut(index);
+    let mut local = state.apic();
+    match own_access(&mut local, raw) {
+        Own::Other => return Ok(false),
+        Own::Done => {}
+        Own::Value(value) => {
+            vcpu.complete_read(value)?;
+        }
     }
-    while state.page.is_halted(index) && !state.stopping {
-        state = shared
-            .changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-    if state.stopping {
-        shared.changed.notify_all();
+    state.set_apic(&local);
+    Ok(true)
+}
+
+/// Serves the devices until the machine ends or is stopped.
+fn serve(shared: &Shared) -> Result<(), EngineError> {
+    let mut state = shared.lock();
+    while !state.stopping {
+        let deadline = state.machine.devices().next_deadline();
+        let now = shared.now();
+        if let Some(want) = state.machine.wants() {
+            let input = answer(shared.outside.as_ref(), want);
+            shared.input(&mut state, &input)?;
+            drop(state);
+            shared.outside.wait_for_room();
+            state = shared.lock();
+        } else if deadline.is_some_and(|deadline| deadline <= now) {
+            shared.input(&mut state, &Input::Clock)?;
+        } else {
+            let rest = deadline.map(|deadline| Duration::from_nanos(deadline.0 - now.0));
+            state = shared.wait(state, rest);
+        }
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! What lies outside the machine: where commits and outputs go, and where inputs come from.
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Record, StateDigest};
+use samsara_commitlog::{CommitSeq, Input, Record, StateDigest};
 use samsara_machine::Output;
+use samsara_machine::pc::{Want, virtio};
 
 use crate::EngineError;
 
@@ -35,4 +36,20 @@ pub trait Outside: Send + Sync + 'static {
 
     /// 64 random bits.
     fn random(&self) -> u64;
+}
+
+/// The input that a device waits for.
+pub(crate) fn answer(outside: &dyn Outside, want: Want) -> Input {
+    let bytes = match want.what {
+        virtio::Want::Step => Vec::new(),
+        virtio::Want::Random(bytes) => {
+            let words = bytes.div_ceil(8).min(Input::FILE_BYTES_MAX / 8);
+            let random = (0..words).flat_map(|_| outside.random().to_le_bytes());
+            random.take(bytes).collect()
+        }
+    };
+    Input::Device {
+        device: want.device,
+        bytes: bytes.into(),
+    }
 }

@@ -87,10 +87,11 @@ impl Node {
     }
 
     fn boot(&mut self) -> Result<(), Failure> {
-        let Some(program) = &self.program else {
-            return Err(Failure::text(ExitCode::Config, "vm.program is not set"));
+        let Some(source) = &self.source else {
+            let message = "neither vm.program nor vm.kernel is set";
+            return Err(Failure::text(ExitCode::Config, message));
         };
-        let machine = guest::boot(&self.kvm, &self.base.config, program)?;
+        let machine = guest::boot(&self.kvm, &self.base, source)?;
         self.drop_guest();
         let term = self.decider.status().term.number();
         if let Err(failure) = self.base.disks.begin_history(term) {
@@ -133,14 +134,7 @@ impl Node {
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }
-        let recorder = guest::run(
-            &self.kvm,
-            &base.config,
-            machine,
-            &base.world,
-            &base.board,
-            &base.stats,
-        )?;
+        let recorder = guest::run(&self.kvm, base, machine)?;
         self.guest = Guest::Running(recorder);
         Ok(())
     }
@@ -292,14 +286,7 @@ impl Node {
             term: right.term.number(),
             mark: right.mark.0,
         });
-        let follow = Follow::start(
-            *link,
-            session.0,
-            gave_up,
-            &self.base.board,
-            &self.base.disks,
-            &self.inputs,
-        )?;
+        let follow = Follow::start(*link, session.0, gave_up, &self.base, &self.inputs)?;
         self.follow = Some(follow);
         Ok(())
     }
@@ -408,7 +395,7 @@ impl Node {
             vm: self.base.config.vm.name.clone(),
             host: self.base.host.clone(),
             term: self.decider.status().term.number(),
-            can_boot: self.program.is_some(),
+            can_boot: self.source.is_some(),
             vcpu_max: samsara_commitlog::Shape::VCPUS_MAX,
             memory_bytes_max: samsara_commitlog::Shape::MEMORY_BYTES_MAX,
             input_bytes: self.base.input_bytes,

@@ -15,11 +15,11 @@ use samsara_replication::transport::{
 use tokio::sync::mpsc;
 
 use super::input::Input;
-use crate::board::Board;
 use crate::disk::{self, Disks};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::follower::{self, Followed, FollowedDisks, SharedRetained};
+use crate::run::Base;
 
 /// Dials the peer until it is a primary that welcomes this host.
 pub(super) async fn dial(
@@ -103,8 +103,7 @@ impl Follow {
         link: BackupLink,
         session: u64,
         gave_up: Option<Right>,
-        board: &Arc<Board>,
-        disks: &Arc<Disks>,
+        base: &Base,
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<Self, Failure> {
         let history = link.welcome().disk_history;
@@ -113,6 +112,7 @@ impl Follow {
             events,
             commits,
         } = link.start(gave_up);
+        let disks = &base.disks;
         let asked = answer_questions(session, disks, &handle, inputs)?;
         tokio::spawn(forward(session, events, asked, inputs.clone()));
         let disks = FollowedDisks {
@@ -128,7 +128,8 @@ impl Follow {
             commits,
             handle.clone(),
             retained.clone(),
-            board.clone(),
+            base.network.clone(),
+            base.board.clone(),
             disks,
             failed,
         );

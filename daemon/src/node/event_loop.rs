@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::guest::{Kvm, Source};
 use samsara_engine::Recorder;
 use samsara_failover::{
     Arbiter, ArbiterAnswer, Decider, Detector, Event, GaveUp, Moment, Phase, SessionId, Standing,
     SyncMark, Term, Verdict,
 };
 use samsara_machine::Machine;
-use samsara_machine::bare::Program;
-use samsara_machine::kvm::Host;
 use samsara_replication::protocol::{
     Admission, BackupEvent, Hello, PeerRole, PrimaryEvent, Refusal, RefuseReason, Right,
 };
@@ -79,8 +78,8 @@ pub(super) struct Session {
 pub(super) struct Node {
     pub(super) base: Base,
     pub(super) guest: Guest,
-    pub(super) kvm: Host,
-    pub(super) program: Option<Program>,
+    pub(super) kvm: Kvm,
+    pub(super) source: Option<Source>,
     pub(super) decider: Decider,
     pub(super) arbiter: Arc<Mutex<Box<dyn Arbiter>>>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,

@@ -30,8 +30,8 @@ const IDLE_FACTOR: u32 = 10;
 /// Checks everything that can be checked before the first word to anyone.
 pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<Node, Failure> {
     let config = &base.config;
-    let program = guest::open_program(config)?;
-    let kvm = guest::open_host(true)?;
+    let source = guest::Source::open(config)?;
+    let kvm = guest::Kvm::open(config, true)?;
     let tls = TlsIdentity::load(&tls_files(config)?)
         .map_err(|error| Failure::new(ExitCode::Certificate, &error))?;
     if let (None, Some(name)) = (&config.replication.host_name, tls.name()) {
@@ -40,7 +40,7 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
             .update(|status| name.clone_into(&mut status.host));
     }
     let config = &base.config;
-    let settings = settings(config, &base.host, program.is_some())?;
+    let settings = settings(config, &base.host, source.is_some())?;
     let own_directory = own_directory(config)?;
     let directory = own_directory.as_ref().map(tempfile::TempDir::path);
     let mut arbiter = arbiter(config, &settings.host, directory)?;
@@ -85,7 +85,7 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     Ok(Node {
         guest: Guest::None,
         kvm,
-        program,
+        source,
         decider,
         arbiter: Arc::new(Mutex::new(arbiter)),
         inputs,

@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use samsara_commitlog::{
     Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record, VcpuIndex,
 };
-use samsara_machine::bare::{Guarded, Seen, interpret};
-use samsara_machine::kvm::{RawExit, Restore};
+use samsara_machine::bare::{Guarded, Seen};
+use samsara_machine::kvm::{Harvest, RawExit, Restore};
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
+use samsara_machine::pc::apic::LocalApic;
+use samsara_machine::pc::{Own, own_access};
 use samsara_machine::vcpu::VcpuState;
-use samsara_machine::{Machine, Source};
+use samsara_machine::{Machine, Platform, Source, Touched};
 
 use super::changes::{self, Changes};
-use super::committer::Shared;
+use super::committer::{Isolation, Settings, Shared};
 use super::contended::Contended;
 use super::faults::Mistake;
 use super::held::HeldPages;
-use super::lane::Lane;
+use super::lane::{Lane, LaneIndex};
 use super::pacing::{Company, Pacing, is_wait};
 use crate::EngineError;
 use crate::cpu::Cpu;
@@ -50,20 +52,73 @@ struct Found {
     memory: Option<Changes>,
 }
 
-/// Runs the chunks of one vCPU, on its thread.
-pub(super) struct ChunkRunner<C> {
+/// A vCPU, for the thread that runs it.
+pub(super) struct Seat<C> {
     index: VcpuIndex,
-    shared: Arc<Shared>,
     cpu: C,
-    held: HeldPages,
-    /// Pages that keep the guest's code unprivileged.
-    guarded: Guarded,
-    contended: Contended,
     pacing: Pacing,
+    /// Its own part of its local APIC, as the running chunk has it.
+    apic: LocalApic,
     /// The vCPU at its last commit.
     start: VcpuState,
     /// Scratch for the state at a chunk's end.
     end: VcpuState,
+}
+
+impl<C: Cpu> Seat<C> {
+    /// A vCPU that continues from a state.
+    pub(super) fn new(
+        index: VcpuIndex,
+        mut cpu: C,
+        start: VcpuState,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
+        cpu.restore(&start, Restore::Whole)?;
+        let pacing = Pacing::new(
+            settings.chunk_min,
+            settings.chunk_max,
+            settings.squashes_before_exclusive,
+        );
+        Ok(Self {
+            index,
+            cpu,
+            pacing,
+            apic: start.apic(),
+            end: start.clone(),
+            start,
+        })
+    }
+
+    /// Takes over what happened to the vCPU's state, which is this now, between two chunks.
+    fn take_over(&mut self, state: &VcpuState, touched: Touched) -> Result<(), EngineError> {
+        self.start.clone_from(state);
+        self.apic = state.apic();
+        match touched {
+            Touched::No | Touched::Apic => {}
+            Touched::Events => self.cpu.set_events(state)?,
+            Touched::Whole => self.cpu.restore(state, Restore::KeepTime)?,
+        }
+        Ok(())
+    }
+
+    /// Captures the state at a chunk's end.
+    fn capture(&mut self) -> Result<(), EngineError> {
+        self.cpu.capture(&mut self.end)?;
+        self.end.set_apic(&self.apic);
+        Ok(())
+    }
+}
+
+/// Runs chunks in one view: those of one vCPU, or of all in turn.
+pub(super) struct ChunkRunner<C> {
+    lane: LaneIndex,
+    seat: Seat<C>,
+    platform: Platform,
+    shared: Arc<Shared>,
+    held: HeldPages,
+    /// Pages that keep the guest's code unprivileged.
+    guarded: Guarded,
+    contended: Contended,
     held_pages_max: usize,
     /// How large the last chunk's changes were: the next one's may be as large.
     runs_bytes: usize,
@@ -72,64 +127,74 @@ pub(super) struct ChunkRunner<C> {
 }
 
 impl<C: Cpu> ChunkRunner<C> {
-    pub(super) fn new(
-        index: VcpuIndex,
-        shared: Arc<Shared>,
-        mut cpu: C,
-        start: VcpuState,
-    ) -> Result<Self, EngineError> {
-        cpu.restore(&start, Restore::Whole)?;
+    pub(super) fn new(lane: LaneIndex, shared: Arc<Shared>, seat: Seat<C>) -> Self {
         let settings = shared.settings;
-        let layout = shared.lane(index).view.layout();
-        let guarded = Guarded::new(layout, shared.lanes.len() as u8);
+        let layout = shared.lane(lane).view.layout();
+        let (platform, guarded) = {
+            let machine = shared.machine();
+            (machine.platform(), machine.guarded())
+        };
         let pages = layout.page_count() as usize;
         let held_pages_max = match settings.held_pages_max {
             // All views together hold at most as much again as the guest has, or 16 MiB each.
             0 => (pages / shared.lanes.len()).max(4096),
             count => count,
         };
-        let pacing = Pacing::new(
-            settings.chunk_min,
-            settings.chunk_max,
-            settings.squashes_before_exclusive,
-        );
-        Ok(Self {
-            index,
-            end: start.clone(),
-            start,
+        Self {
+            lane,
+            seat,
+            platform,
             shared,
-            cpu,
             guarded,
             held: HeldPages::default(),
             contended: Contended::default(),
-            pacing,
             held_pages_max,
             runs_bytes: 0,
             chunks: 0,
-        })
+        }
+    }
+
+    /// Brings the vCPU whose chunk is next up to date with what happened to its state between its chunks.
+    /// Whoever calls it keeps out inputs that could change that state. False if it cannot run any more.
+    pub(super) fn get_ready(&mut self) -> Result<bool, EngineError> {
+        let index = self.seat.index;
+        let mut machine = self.shared.machine();
+        if !machine.devices().can_run(index) {
+            return Ok(false);
+        }
+        let touched = machine.take_touched(index);
+        if touched != Touched::No {
+            self.seat.take_over(machine.vcpu(index), touched)?;
+        }
+        Ok(true)
+    }
+
+    /// The vCPU whose chunk is next.
+    pub(super) fn seat(&mut self) -> &mut Seat<C> {
+        &mut self.seat
     }
 
     fn lane(&self) -> &Lane {
-        self.shared.lane(self.index)
+        self.shared.lane(self.lane)
     }
 
     pub(super) fn stats(&self) -> &LaneStats {
-        &self.shared.stats.lanes[usize::from(self.index.0)]
+        &self.shared.stats.lanes[usize::from(self.seat.index.0)]
     }
 
     /// Whether the vCPU keeps its turn for its next chunk.
     pub(super) fn keeps_turn(&self) -> bool {
-        self.pacing.keeps_turn()
+        self.seat.pacing.keeps_turn()
     }
 
     pub(super) fn company(&self) -> Company {
-        self.pacing.company()
+        self.seat.pacing.company()
     }
 
     /// Beside whom the next chunk runs, now that others may have asked for turns.
     pub(super) fn next_company(&mut self) -> Company {
         let asked = self.lane().take_turns_asked();
-        self.pacing.take_turns(asked);
+        self.seat.pacing.take_turns(asked);
         match self.company() {
             Company::Turns if self.shared.settings.faults.side_by_side => Company::All,
             company => company,
@@ -142,12 +207,12 @@ impl<C: Cpu> ChunkRunner<C> {
         if cfg!(debug_assertions) && !self.shared.settings.faults.unchecked {
             self.check_start();
         }
-        self.cpu.forget_kicks();
+        self.seat.cpu.forget_kicks();
         if self.shared.is_stopping() {
             return Ok(Outcome::Abandoned);
         }
         let began = Instant::now();
-        let limit = self.pacing.limit();
+        let limit = self.seat.pacing.limit();
         self.lane().begin_run();
         let raw = self.execute(limit)?;
         self.lane().end_run();
@@ -155,7 +220,7 @@ impl<C: Cpu> ChunkRunner<C> {
         let stale = self.stale_pages()?;
         let is_too_large = changes::are_too_many(&self.lane().view, &self.held);
         if is_too_large {
-            self.pacing.too_large();
+            self.seat.pacing.too_large();
         }
         if !stale.is_empty() || is_too_large || self.is_unwanted() {
             self.squash(&raw, &stale, None)?;
@@ -165,7 +230,7 @@ impl<C: Cpu> ChunkRunner<C> {
         let result = self.result(&raw, started_after, ran >= limit)?;
         let outcome = self.commit(&raw, result, began, ran)?;
         if outcome == Outcome::Committed {
-            self.pacing.cost(began.elapsed().saturating_sub(ran));
+            self.seat.pacing.cost(began.elapsed().saturating_sub(ran));
         }
         Ok(outcome)
     }
@@ -173,44 +238,74 @@ impl<C: Cpu> ChunkRunner<C> {
     /// A chunk has taken this long for nothing, because of these pages. If that makes the vCPU take
     /// turns, so shall those that write them.
     fn lost(&mut self, time: Duration, stale: &[(PageIndex, Residency)]) {
-        self.pacing.squashed(time);
-        let turns = self.pacing.turns_left();
+        self.seat.pacing.squashed(time);
+        let turns = self.seat.pacing.turns_left();
         if turns == 0 {
             return;
         }
         let pages: Vec<_> = stale.iter().map(|&(page, _)| page).collect();
-        let others = self.shared.others(self.index);
+        let others = self.shared.others(self.lane);
         others.for_each(|lane| lane.ask_for_turns(turns, &pages));
     }
 
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
     fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
-        let raw = self.cpu.run(limit)?;
+        let raw = self.run_guest(limit)?;
         self.harvest()?;
         if raw == RawExit::RingFull {
-            self.cpu.reset_ring()?;
+            self.seat.cpu.reset_ring()?;
         }
         self.held.end_chunk();
         self.chunks += 1;
         Ok(raw)
     }
 
+    /// Runs the vCPU until an exit that is not its own APIC's business.
+    fn run_guest(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
+        let Seat { cpu, apic, .. } = &mut self.seat;
+        if self.platform == Platform::Bare {
+            return Ok(cpu.run(limit)?);
+        }
+        let deadline = Instant::now() + limit;
+        let mut rest = limit;
+        loop {
+            cpu.want_window(apic.deliverable().is_some());
+            let raw = cpu.run(rest)?;
+            match own_access(apic, &raw) {
+                Own::Other => return Ok(raw),
+                Own::Done => {}
+                Own::Value(value) => {
+                    if let fatal @ RawExit::Fatal(_) = cpu.complete_read(value)? {
+                        return Ok(fatal);
+                    }
+                }
+            }
+            rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return Ok(RawExit::Cut);
+            }
+        }
+    }
+
     /// Adds the pages that have become private to the held ones.
     fn harvest(&mut self) -> Result<(), EngineError> {
         let Self {
-            cpu,
+            seat: Seat { cpu, .. },
             held,
             guarded,
             shared,
-            index,
+            lane,
             ..
         } = self;
-        let set = &shared.lane(*index).held;
+        let set = &shared.lane(*lane).held;
         let mut may_be_privileged = false;
-        cpu.take_written(&mut |page| {
+        let mut note = |page| {
             may_be_privileged |= guarded.contains(page);
             held.insert(set, page);
-        })?;
+        };
+        if cpu.take_written(&mut note)? == Harvest::Incomplete {
+            shared.lane(*lane).view.private_pages(note)?;
+        }
         held.sort_in();
         if may_be_privileged {
             cpu.expect_privileged_code();
@@ -240,7 +335,7 @@ impl<C: Cpu> ChunkRunner<C> {
             assert!(
                 lane.view.equals_image(page) || incoming.binary_search(&page).is_ok(),
                 "invariant 4: vCPU {} starts a chunk with a stale page, number {}",
-                self.index,
+                self.seat.index,
                 page.0
             );
         }
@@ -249,8 +344,11 @@ impl<C: Cpu> ChunkRunner<C> {
     /// The pages that others committed and that this view shows: the chunk may have read them.
     fn stale_pages(&mut self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
         let incoming = self.lane().take_incoming();
+        if !incoming.is_empty() && self.shared.isolation == Isolation::Parallel {
+            self.seat.cpu.forget_translations();
+        }
         if incoming.iter().any(|&page| self.guarded.contains(page)) {
-            self.cpu.expect_privileged_code();
+            self.seat.cpu.expect_privileged_code();
         }
         let lane = self.lane();
         let (held, others): (Vec<_>, Vec<_>) = incoming
@@ -299,7 +397,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     fn drop_pages(&mut self, pages: &[PageIndex]) -> Result<(), MemoryError> {
-        let lane = self.shared.lane(self.index);
+        let lane = self.shared.lane(self.lane);
         lane.view.drop_pages(pages)?;
         self.held.remove(&lane.held, pages);
         Ok(())
@@ -314,25 +412,39 @@ impl<C: Cpu> ChunkRunner<C> {
     ) -> Result<(), EngineError> {
         if matches!(raw, RawExit::Read { .. }) {
             // KVM would finish the load inside the next run, on top of the restored state.
-            self.cpu.complete_read(0)?;
+            self.seat.cpu.complete_read(0)?;
             self.harvest()?;
         }
         let faults = self.shared.settings.faults;
         if !faults.makes(Mistake::SkipRestoreState) {
-            self.cpu.restore(&self.start, Restore::KeepTime)?;
+            self.seat.cpu.restore(&self.seat.start, Restore::KeepTime)?;
+            self.seat.apic = self.seat.start.apic();
         }
         if !faults.makes(Mistake::SkipRestoreMemory) {
-            let view = &self.shared.lane(self.index).view;
+            let view = &self.shared.lane(self.lane).view;
             match changed {
                 Some(pages) => pages.iter().for_each(|&page| view.refresh(page)),
                 None => self.held.pages().for_each(|page| view.refresh(page)),
             }
         }
+        self.forget_translations()?;
         self.contended.squashed(stale.iter().map(|&(page, _)| page));
         self.settle_pages(stale)?;
         self.release()?;
         count(&self.stats().squashes, 1);
         Ok(())
+    }
+
+    /// A squash leaves no translation behind: the chunk may have changed page tables.
+    fn forget_translations(&mut self) -> Result<(), MemoryError> {
+        if self.platform == Platform::Bare {
+            return Ok(());
+        }
+        self.seat.cpu.forget_translations();
+        // Where the processor walks the tables itself, KVM flushes what it knows of a view that loses a
+        // page.
+        let any = self.held.pages().next();
+        any.map_or(Ok(()), |page| self.drop_pages(&[page]))
     }
 
     /// Finds what the chunk did: the exit, the bytes it changed, all without the commit lock.
@@ -344,29 +456,30 @@ impl<C: Cpu> ChunkRunner<C> {
     ) -> Result<Found, EngineError> {
         let is_load = matches!(raw, RawExit::Read { .. });
         if !is_load {
-            self.cpu.capture(&mut self.end)?;
+            self.seat.capture()?;
         }
-        let lane = self.shared.lane(self.index);
+        let lane = self.shared.lane(self.lane);
         let random = || self.shared.outside.random();
-        let exit = interpret(raw, &self.end, Seen::View(&lane.view), random);
+        let memory = Seen::View(&lane.view);
+        let exit = self.platform.interpret(raw, &self.seat.end, memory, random);
         let boundary = match raw {
             RawExit::Cut if timed_out => Boundary::Timer,
             RawExit::Cut => Boundary::Kick,
             _ => Boundary::Exit,
         };
-        let memory = (!is_load).then(|| self.changes(true));
+        let changes = (!is_load).then(|| self.changes(true));
         Ok(Found {
             started_after,
             boundary,
             exit,
-            memory,
+            memory: changes,
         })
     }
 
     /// The memory that the chunk changed. Nobody is asked to help under the commit lock.
     fn changes(&mut self, may_share: bool) -> Changes {
         let shared = &self.shared;
-        let view = &shared.lane(self.index).view;
+        let view = &shared.lane(self.lane).view;
         let helpers = may_share.then_some(&shared.rotation);
         Changes::find(view, &mut self.held, &mut self.runs_bytes, helpers)
     }
@@ -395,16 +508,17 @@ impl<C: Cpu> ChunkRunner<C> {
         let boundary = result.boundary;
         let (record, pages) = self.record(&machine, result)?;
         let source = Source::View(&self.lane().view, &pages);
-        let written = shared.commit(&mut machine, record, Some(self.index), source)?;
+        let written = shared.commit(&mut machine, record, Some(self.lane), source)?;
         assert!(
-            machine.vcpu(self.index) == &self.end,
+            machine.touched(self.seat.index) != Touched::No
+                || machine.vcpu(self.seat.index) == &self.seat.end,
             "invariant 2: the committed state of vCPU {} is not the one it has",
-            self.index
+            self.seat.index
         );
         drop(machine);
         shared.stats.commit.add(locked.elapsed());
-        std::mem::swap(&mut self.start, &mut self.end);
-        shared.kick_stale(&written, Some(self.index));
+        std::mem::swap(&mut self.seat.start, &mut self.seat.end);
+        shared.kick_stale(&written, Some(self.lane));
         self.after_commit(boundary, &pages, ran)?;
         Ok(Outcome::Committed)
     }
@@ -424,12 +538,14 @@ impl<C: Cpu> ChunkRunner<C> {
         } = result;
         let guest_time = self.shared.now(machine);
         if matches!(exit, Exit::Read { .. }) {
-            let value = machine.devices().read_value(&exit, guest_time);
-            let finished = self.cpu.complete_read(value)?;
-            self.cpu.capture(&mut self.end)?;
+            let value = machine
+                .devices()
+                .read_value(self.seat.index, &exit, guest_time);
+            let finished = self.seat.cpu.complete_read(value)?;
+            self.seat.capture()?;
             if let RawExit::Fatal(reason) = finished {
                 exit = Exit::Fatal {
-                    rip: self.end.regs().rip,
+                    rip: self.seat.end.regs().rip,
                     reason,
                 };
             }
@@ -440,18 +556,18 @@ impl<C: Cpu> ChunkRunner<C> {
             pages,
             digest,
         } = memory.unwrap_or_else(|| self.changes(false));
-        let vcpu = self.end.changes_since(&self.start);
+        let vcpu = self.seat.end.changes_since(&self.seat.start);
         count(
             &self.shared.stats.effect_bytes,
             (memory.encoded().len() + vcpu.encoded().len()) as u64,
         );
         let chunk = Chunk {
-            vcpu: self.index,
+            vcpu: self.seat.index,
             started_after,
             boundary,
             exit,
             result: ChunkResult::Effects(Effects { memory, vcpu }),
-            digest: digest.finish(&self.end),
+            digest: digest.finish(&self.seat.end),
         };
         let commit = Commit::Chunk(chunk);
         Ok((
@@ -473,13 +589,14 @@ impl<C: Cpu> ChunkRunner<C> {
     ) -> Result<(), EngineError> {
         count(&self.stats().chunks, 1);
         self.shared.stats.chunk.add(ran);
-        let has_moved = boundary == Boundary::Exit || self.start.regs() != self.end.regs();
-        self.pacing.moved(has_moved);
+        let has_moved =
+            boundary == Boundary::Exit || self.seat.start.regs() != self.seat.end.regs();
+        self.seat.pacing.moved(has_moved);
         let has_waited = is_wait(boundary, changed.len());
-        self.pacing.committed(ran, boundary, has_waited);
+        self.seat.pacing.committed(ran, boundary, has_waited);
         if has_waited {
-            let least = self.pacing.patience();
-            let others = self.shared.others(self.index);
+            let least = self.seat.pacing.patience();
+            let others = self.shared.others(self.lane);
             others.for_each(|lane| lane.kick_if_running_for(least));
         }
         let unused = self.contended.after_commit(changed);

@@ -8,6 +8,10 @@ use samsara_machine::memory::{PageIndex, Residency, View};
 
 use super::held::PageSet;
 
+/// A lane's place among the lanes: in parallel isolation its vCPU's index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneIndex(pub(super) usize);
+
 /// Above this many pages a committer does not look into other views' page tables; it only asks
 /// which of them are held.
 const LOOK_PAGES_MAX: usize = 64;
@@ -48,7 +52,7 @@ fn merge(sets: &[Arc<[PageIndex]>]) -> Vec<PageIndex> {
     pages
 }
 
-/// The shared half of a vCPU.
+/// What others may touch of a view and of whoever runs in it.
 pub(super) struct Lane {
     pub(super) view: Arc<View>,
     pub(super) held: PageSet,

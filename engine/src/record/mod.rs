@@ -28,10 +28,11 @@ mod lane;
 mod pacing;
 mod recorder;
 mod rotation;
+mod service;
 mod turnstile;
 mod worker;
 
-pub use committer::Settings;
+pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};
-pub use recorder::Recorder;
+pub use recorder::{Recorder, Taken};

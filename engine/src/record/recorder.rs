@@ -4,25 +4,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use samsara_commitlog::{Input, Shape, VcpuIndex};
-use samsara_machine::Machine;
-use samsara_machine::kvm::{Host, Vcpu, Vm};
+use samsara_commitlog::{DeviceIndex, Input, Shape, VcpuIndex};
+use samsara_machine::kvm::{Host, Vm};
 use samsara_machine::memory::View;
+use samsara_machine::pc::Delivery;
+use samsara_machine::{Machine, Platform};
 
-use super::committer::{Settings, Shared};
+use super::committer::{Isolation, Settings, Shared};
 use super::lane::Lane;
-use super::worker;
+use super::{service, worker};
 use crate::EngineError;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, ViewCpu};
 use crate::outside::Outside;
 use crate::stats::Stats;
 
-/// A machine whose vCPUs run in chunks, each on its own thread.
+/// A machine whose vCPUs run in chunks.
 pub struct Recorder {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Kept while the vCPUs run: their memory slots and rings belong to them.
-    _vms: Vec<Vm>,
+}
+
+/// What became of a frame for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The guest has it.
+    Yes,
+    /// The guest has no buffer for it now.
+    NoRoom,
+    /// The machine takes nothing any more.
+    Gone,
+}
+
+/// What runs the vCPUs of a recorder: a thread for each, or one for all.
+enum Crew<C> {
+    Each(Vec<C>),
+    Together(Vec<C>),
 }
 
 impl Recorder {
@@ -35,71 +51,154 @@ impl Recorder {
         settings: Settings,
     ) -> Result<Self, EngineError> {
         let privilege = machine.privilege()?;
-        let mut vms = Vec::new();
-        let mut cpus: Vec<(Arc<View>, Vcpu)> = Vec::new();
-        for index in (0..machine.shape().vcpu_count).map(VcpuIndex) {
+        let paging = settings.paging;
+        let indices = (0..machine.shape().vcpu_count).map(VcpuIndex);
+        let new_view = || -> Result<_, EngineError> {
             let view = Arc::new(View::new(machine.image())?);
-            let vm = Vm::on_view(host, &view)?;
-            cpus.push((view, vm.vcpu(host, index, privilege)?));
-            vms.push(vm);
+            let vm = Arc::new(Vm::on_view(host, &view)?);
+            Ok((view, vm))
+        };
+        let new_cpu = |vm: &Arc<Vm>, index| -> Result<_, EngineError> {
+            let vcpu = vm.vcpu(host, index, privilege)?;
+            Ok(ViewCpu::new(vcpu, Arc::clone(vm), paging))
+        };
+        match settings.isolation {
+            Isolation::Parallel => {
+                let cpus = indices.map(|index| {
+                    let (view, vm) = new_view()?;
+                    Ok((view, new_cpu(&vm, index)?))
+                });
+                let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
+                Self::start_on(cpus, machine, outside, stats, settings)
+            }
+            Isolation::Serial => {
+                let (view, vm) = new_view()?;
+                let cpus = indices.map(|index| new_cpu(&vm, index));
+                let cpus = cpus.collect::<Result<Vec<_>, _>>()?;
+                Self::start_together(view, cpus, machine, outside, stats, settings)
+            }
         }
-        Self::start_on(cpus, vms, machine, outside, stats, settings)
     }
 
-    /// Lets a machine run on vCPUs that are given, by index.
+    /// Lets a machine run on vCPUs that are given, by index, each in its view.
     pub fn start_on<C: Cpu>(
         cpus: Vec<(Arc<View>, C)>,
-        vms: Vec<Vm>,
-        machine: Machine,
+        mut machine: Machine,
         outside: Arc<dyn Outside>,
         stats: Arc<Stats>,
         settings: Settings,
     ) -> Result<Self, EngineError> {
+        machine.set_delivery(Delivery::OwnCommits);
         let (lanes, cpus): (Vec<_>, Vec<_>) = cpus
             .into_iter()
             .map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu))
             .unzip();
-        let shared = Arc::new(Shared::new(machine, lanes, outside, stats, settings));
+        let shared = Shared::new(machine, lanes, outside, stats, settings);
+        Self::start_threads(shared, Crew::Each(cpus))
+    }
+
+    /// Lets a machine run on vCPUs that are given, by index, all in one view.
+    pub fn start_together<C: Cpu>(
+        view: Arc<View>,
+        cpus: Vec<C>,
+        mut machine: Machine,
+        outside: Arc<dyn Outside>,
+        stats: Arc<Stats>,
+        settings: Settings,
+    ) -> Result<Self, EngineError> {
+        machine.set_delivery(Delivery::AllCommits);
+        let kickers: Vec<_> = cpus.iter().map(Cpu::kicker).collect();
+        let kick = Box::new(move || kickers.iter().for_each(|kick| kick()));
+        let lanes = vec![Lane::new(view, kick)];
+        let shared = Shared::new(machine, lanes, outside, stats, settings);
+        Self::start_threads(shared, Crew::Together(cpus))
+    }
+
+    fn start_threads<C: Cpu>(shared: Shared, crew: Crew<C>) -> Result<Self, EngineError> {
         let recorder = Self {
-            shared,
+            shared: Arc::new(shared),
             threads: Mutex::default(),
-            _vms: vms,
         };
-        for (index, cpu) in cpus.into_iter().enumerate() {
-            let shared = Arc::clone(&recorder.shared);
-            let body = move || {
-                let index = VcpuIndex(index as u8);
-                let report = ReportPanic {
-                    index,
-                    shared: &shared,
-                };
-                if let Err(error) = worker::run(index, &shared, cpu) {
-                    shared.stop();
-                    shared.outside.failed(error);
+        match crew {
+            Crew::Each(cpus) => {
+                for (index, cpu) in (0..).map(VcpuIndex).zip(cpus) {
+                    let run = move |shared: &Arc<Shared>| worker::run(index, shared, cpu);
+                    recorder.spawn(format!("vcpu{index}"), run)?;
                 }
-                drop(report);
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(body);
-            recorder
-                .threads()
-                .push(thread.map_err(EngineError::Thread)?);
+            }
+            Crew::Together(cpus) => {
+                let run = move |shared: &Arc<Shared>| worker::run_all(shared, cpus);
+                recorder.spawn("vcpus".to_owned(), run)?;
+            }
+        }
+        if recorder.peek(Machine::platform) == Platform::Pc {
+            recorder.spawn("devices".to_owned(), |shared| service::run(shared))?;
         }
         Ok(recorder)
     }
 
+    fn spawn(
+        &self,
+        name: String,
+        run: impl FnOnce(&Arc<Shared>) -> Result<(), EngineError> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let shared = Arc::clone(&self.shared);
+        let shown = name.clone();
+        let body = move || {
+            let report = ReportPanic {
+                name: &shown,
+                shared: &shared,
+            };
+            if let Err(error) = run(&shared) {
+                shared.stop();
+                shared.outside.failed(error);
+            }
+            drop(report);
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.threads().push(thread.map_err(EngineError::Thread)?);
+        Ok(())
+    }
+
     /// Hands the guest bytes typed at its console; gives how many it had room for.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
-        let _turn = self.shared.turnstile.beside();
+        let _floor = self.shared.floor();
         let mut taken = 0;
         self.shared.commit_input(|machine| {
-            let room = machine
-                .devices()
-                .console_room()
-                .min(Input::CONSOLE_BYTES_MAX);
+            let room = machine.console_room().min(Input::CONSOLE_BYTES_MAX);
             taken = bytes.len().min(room);
             (taken > 0).then(|| Input::Console(Bytes::copy_from_slice(&bytes[..taken])))
+        })?;
+        Ok(taken)
+    }
+
+    /// Hands a network device of the guest a received frame.
+    pub fn frame_input(&self, device: DeviceIndex, bytes: Bytes) -> Result<Taken, EngineError> {
+        let has_room = |machine: &Machine| {
+            let pc = machine.devices().pc();
+            pc.is_some_and(|pc| pc.has_room(device, bytes.len(), machine.image()))
+        };
+        {
+            let machine = self.shared.machine();
+            if self.shared.is_over(&machine) {
+                return Ok(Taken::Gone);
+            }
+            if !has_room(&machine) {
+                return Ok(Taken::NoRoom);
+            }
+        }
+        self.shared.outside.wait_for_room();
+        let _floor = self.shared.floor();
+        let mut taken = Taken::NoRoom;
+        self.shared.commit_input(|machine| {
+            let input = has_room(machine).then(|| Input::Device {
+                device,
+                bytes: bytes.clone(),
+            });
+            if input.is_some() {
+                taken = Taken::Yes;
+            }
+            input
         })?;
         Ok(taken)
     }
@@ -135,9 +234,9 @@ impl Recorder {
     }
 }
 
-/// Stops the machine when a vCPU's thread panics: it must not run on without that vCPU.
+/// Stops the machine when one of its threads panics: it must not run on without it.
 struct ReportPanic<'a> {
-    index: VcpuIndex,
+    name: &'a str,
     shared: &'a Shared,
 }
 
@@ -147,7 +246,7 @@ impl Drop for ReportPanic<'_> {
             self.shared.stop();
             self.shared
                 .outside
-                .failed(EngineError::Panicked(self.index));
+                .failed(EngineError::Panicked(self.name.to_owned()));
         }
     }
 }

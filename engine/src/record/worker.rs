@@ -1,63 +1,139 @@
-//! A vCPU's thread: turns, device operations, and one chunk after the other.
+//! The threads of a recorded machine: turns, device operations, and one chunk after the other.
 
 use std::sync::{Arc, PoisonError};
 
 use samsara_commitlog::{Input, VcpuIndex};
+use samsara_machine::Machine;
 use samsara_machine::bare::Operation;
 
-use super::chunk::{ChunkRunner, Outcome};
+use super::chunk::{ChunkRunner, Outcome, Seat};
 use super::committer::Shared;
+use super::lane::LaneIndex;
 use super::pacing::Company;
 use super::rotation::Turn;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
 
-/// What a vCPU does next.
+/// What a thread does next.
 enum Next {
-    Chunk,
-    /// A step of a device operation, of at most so many bytes.
-    Step(Operation, usize),
-    /// It has halted.
+    /// A chunk of this vCPU.
+    Chunk(VcpuIndex),
+    /// A step of this vCPU's device operation, of at most so many bytes.
+    Step(VcpuIndex, Operation, usize),
+    /// The vCPU, or all, have halted for good.
     Park,
     Leave,
 }
 
-/// Runs a vCPU until the machine ends or the recorder stops.
+/// What a vCPU could do.
+enum Could {
+    Run,
+    Step(Operation, usize),
+    Wait,
+    Park,
+}
+
+fn could(machine: &Machine, vcpu: VcpuIndex) -> Could {
+    let devices = machine.devices();
+    if devices.is_halted(vcpu) {
+        return Could::Park;
+    }
+    match devices.pending(vcpu) {
+        Some(pending) => Could::Step(pending.operation, pending.step_bytes()),
+        None if devices.can_run(vcpu) => Could::Run,
+        None => Could::Wait,
+    }
+}
+
+/// What the first of these vCPUs that can do something does next; waits until one can.
+fn next(shared: &Shared, vcpus: impl Iterator<Item = VcpuIndex> + Clone) -> Next {
+    let mut machine = shared.machine();
+    loop {
+        if shared.is_over(&machine) {
+            return Next::Leave;
+        }
+        let mut is_waiting = false;
+        for vcpu in vcpus.clone() {
+            match could(&machine, vcpu) {
+                Could::Run => return Next::Chunk(vcpu),
+                Could::Step(operation, bytes) => return Next::Step(vcpu, operation, bytes),
+                Could::Wait => is_waiting = true,
+                Could::Park => {}
+            }
+        }
+        if !is_waiting {
+            return Next::Park;
+        }
+        machine = shared.wait(machine, None);
+    }
+}
+
+fn seat<C: Cpu>(index: VcpuIndex, shared: &Shared, mut cpu: C) -> Result<Seat<C>, EngineError> {
+    cpu.attach()?;
+    let start = {
+        let mut machine = shared.machine();
+        machine.take_touched(index);
+        machine.vcpu(index).clone()
+    };
+    Seat::new(index, cpu, start, &shared.settings)
+}
+
+/// Runs a vCPU beside the others until the machine ends or the recorder stops.
 pub(super) fn run<C: Cpu>(
     index: VcpuIndex,
     shared: &Arc<Shared>,
-    mut cpu: C,
+    cpu: C,
 ) -> Result<(), EngineError> {
-    cpu.attach()?;
-    let state = shared.machine().vcpu(index).clone();
-    let mut runner = ChunkRunner::new(index, Arc::clone(shared), cpu, state)?;
+    let seat = seat(index, shared, cpu)?;
+    let lane = LaneIndex(index.0.into());
+    let mut runner = ChunkRunner::new(lane, Arc::clone(shared), seat);
     let mut turn = None;
     loop {
-        match next(index, shared) {
+        match next(shared, std::iter::once(index)) {
             Next::Leave => return Ok(()),
             Next::Park => {
                 turn = None;
-                shared.lane(index).retire();
+                shared.lane(lane).retire();
                 shared.park_until_stop();
             }
-            Next::Step(operation, bytes) => step(index, shared, operation, bytes)?,
-            Next::Chunk => chunk(shared, &mut runner, &mut turn)?,
+            Next::Step(vcpu, operation, bytes) => step(vcpu, shared, operation, bytes)?,
+            Next::Chunk(_) => chunk(shared, &mut runner, &mut turn)?,
         }
     }
 }
 
-fn next(index: VcpuIndex, shared: &Shared) -> Next {
-    let machine = shared.machine();
-    if shared.is_stopping() || machine.ended().is_some() {
-        return Next::Leave;
-    }
-    if machine.devices().is_halted(index) {
-        return Next::Park;
-    }
-    match machine.devices().pending(index) {
-        Some(pending) => Next::Step(pending.operation, pending.step_bytes()),
-        None => Next::Chunk,
+/// Runs all vCPUs, one chunk at a time, in turn.
+pub(super) fn run_all<C: Cpu>(shared: &Arc<Shared>, cpus: Vec<C>) -> Result<(), EngineError> {
+    let indices = (0..).map(VcpuIndex);
+    let seats = indices
+        .zip(cpus)
+        .map(|(index, cpu)| seat(index, shared, cpu));
+    let mut seats = seats.collect::<Result<Vec<_>, _>>()?;
+    let count = seats.len() as u8;
+    // The runner has the seat of `at`; what stands in its place among the others is nobody's.
+    let mut at = VcpuIndex(count - 1);
+    let first = seats.pop().ok_or(EngineError::NoVcpus)?;
+    let mut runner = ChunkRunner::new(LaneIndex(0), Arc::clone(shared), first);
+    let mut others: Vec<_> = seats.into_iter().map(Some).chain([None]).collect();
+    loop {
+        let in_turn = (1..=count).map(move |step| VcpuIndex((at.0 + step) % count));
+        match next(shared, in_turn) {
+            Next::Leave => return Ok(()),
+            Next::Park => shared.park_until_stop(),
+            Next::Step(vcpu, operation, bytes) => step(vcpu, shared, operation, bytes)?,
+            Next::Chunk(vcpu) => {
+                if let Some(seat) = others[usize::from(vcpu.0)].take() {
+                    others[usize::from(at.0)] = Some(std::mem::replace(runner.seat(), seat));
+                    at = vcpu;
+                }
+                shared.outside.wait_for_room();
+                let _beside = shared.turnstile.beside();
+                if runner.get_ready()? {
+                    runner.run_chunk()?;
+                }
+            }
+        }
     }
 }
 
@@ -76,7 +152,7 @@ fn chunk<'a, C: Cpu>(
     if company == Company::None {
         shared.kick_all();
         let _alone = shared.turnstile.alone();
-        if runner.run_chunk()? == Outcome::Committed {
+        if runner.get_ready()? && runner.run_chunk()? == Outcome::Committed {
             count(&runner.stats().exclusive_chunks, 1);
         }
         return Ok(());
@@ -85,7 +161,9 @@ fn chunk<'a, C: Cpu>(
         *turn = Some(shared.rotation.enter());
     }
     let _beside = shared.turnstile.beside();
-    runner.run_chunk()?;
+    if runner.get_ready()? {
+        runner.run_chunk()?;
+    }
     if !runner.keeps_turn() {
         *turn = None;
     }
@@ -113,6 +191,6 @@ fn step(
             Input::File { vcpu, bytes }
         }
     };
-    let _turn = shared.turnstile.beside();
+    let _floor = shared.floor();
     Ok(shared.commit_input(|_| Some(input))?)
 }

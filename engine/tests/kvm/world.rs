@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, Frame, Shape};
 use samsara_engine::{
-    Consumer, EngineError, Faults, Item, NativeRun, Outside, Recorder, Settings, Stats,
+    Consumer, EngineError, Faults, Isolation, Item, NativeRun, Outside, Recorder, Settings, Stats,
     StatsSnapshot,
 };
 use samsara_machine::bare::{Program, boot};
-use samsara_machine::kvm::Host;
+use samsara_machine::kvm::{Host, Paging};
 use samsara_machine::memory::Image;
 use samsara_machine::{Ended, Machine, Output};
 
@@ -209,6 +209,8 @@ impl Answer {
 
 pub(crate) fn settings(faults: Faults) -> Settings {
     Settings {
+        isolation: Isolation::Parallel,
+        paging: Paging::Second,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,
@@ -223,8 +225,8 @@ pub(crate) fn native(host: &Host, guest: &Guest) -> Result<Answer, String> {
     let machine = guest.machine(host);
     let world = World::of(guest);
     let outside = Arc::clone(&world) as Arc<dyn Outside>;
-    let run = NativeRun::start(host, &machine, outside).map_err(|error| error.to_string())?;
-    assert_eq!(run.console_input(guest.typed), guest.typed.len());
+    let run = NativeRun::start(host, machine, outside).map_err(|error| error.to_string())?;
+    assert_eq!(run.console_input(guest.typed).unwrap(), guest.typed.len());
     world.wait_for_end(PATIENCE)?;
     drop(run);
     Ok(world.answer())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use samsara_commitlog::Gpa;
 use samsara_engine::Cpu;
-use samsara_machine::kvm::{KvmError, RawExit, Restore};
+use samsara_machine::kvm::{Harvest, KvmError, RawExit, Restore};
 use samsara_machine::memory::{PageIndex, Residency, View};
 use samsara_machine::vcpu::VcpuState;
 
@@ -146,11 +146,19 @@ impl Cpu for ToyCpu {
         Ok(())
     }
 
-    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<(), KvmError> {
+    fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<Harvest, KvmError> {
         self.memory.taken += self.memory.ring.len();
         self.memory.ring.drain(..).for_each(page);
-        Ok(())
+        Ok(Harvest::Complete)
     }
+
+    fn want_window(&mut self, _wanted: bool) {}
+
+    fn set_events(&mut self, _state: &VcpuState) -> Result<(), KvmError> {
+        panic!("a bare guest takes no interrupts")
+    }
+
+    fn forget_translations(&mut self) {}
 
     fn expect_privileged_code(&mut self) {}
 

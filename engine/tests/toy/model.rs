@@ -61,6 +61,9 @@ impl Model {
                 self.store(descriptor + 16, bytes.len() as u64);
                 Ok(())
             }
+            Commit::Input(Input::Clock | Input::Device { .. }) => {
+                panic!("a bare guest has no such device")
+            }
             Commit::Input(Input::OutputStep { vcpu }) => {
                 self.store(
                     program::descriptors(vcpu.0.into())[1] + 16,
@@ -91,7 +94,9 @@ impl Model {
                         record.seq, chunk.exit
                     ));
                 }
-                let value = before.devices().read_value(&chunk.exit, record.guest_time);
+                let value = before
+                    .devices()
+                    .read_value(chunk.vcpu, &chunk.exit, record.guest_time);
                 finish_read(&program, regs, &mut self.words, value);
             }
         }

@@ -87,9 +87,7 @@ fn many_type_at_once() {
 fn typists(setup: &Setup) {
     let programs = setup.programs();
     let run = Run::start(setup, programs.clone());
-    let room = run
-        .recorder
-        .peek(|machine| machine.devices().console_room());
+    let room = run.recorder.peek(|machine| machine.console_room());
     let typist = || {
         let mut total = 0;
         while total < room {
@@ -110,7 +108,7 @@ fn typists(setup: &Setup) {
     run.wait().unwrap();
     let (consumer, _) = run.check().unwrap();
     let machine = consumer.machine().unwrap();
-    assert_eq!(machine.devices().console_room(), room - typed);
+    assert_eq!(machine.console_room(), room - typed);
     check_end(machine, &programs).unwrap();
 }
 

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use samsara_commitlog::{Commit, CommitSeq, Frame, Gpa, Input, Record, Shape};
 use samsara_engine::{
-    Consumer, EngineError, Faults, Item, Outside, Recorder, Settings, Stats, StatsSnapshot,
+    Consumer, EngineError, Faults, Isolation, Item, Outside, Recorder, Settings, Stats,
+    StatsSnapshot,
 };
+use samsara_machine::kvm::Paging;
 use samsara_machine::memory::{Image, View};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Ended, Machine, Output};
@@ -93,6 +95,8 @@ impl Setup {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings {
+            isolation: Isolation::Parallel,
+            paging: Paging::Second,
             chunk_min: Duration::from_micros(50),
             chunk_max: self.chunk_max,
             digest_every: 16,
@@ -152,14 +156,8 @@ impl Run {
             Arc::new(Stats::new(setup.vcpus)),
         );
         let outside = Arc::clone(&world) as Arc<dyn Outside>;
-        let recorder = Recorder::start_on(
-            toys,
-            Vec::new(),
-            machine,
-            outside,
-            Arc::clone(&stats),
-            setup.settings(),
-        );
+        let recorder =
+            Recorder::start_on(toys, machine, outside, Arc::clone(&stats), setup.settings());
         let patience = setup.patience;
         Self {
             world,

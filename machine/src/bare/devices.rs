@@ -56,8 +56,8 @@ pub enum DeviceError {
     /// No operation waits for it.
     #[error("vCPU {0} has no operation that this input continues")]
     NotWaiting(VcpuIndex),
-    /// Bare guests have no such device, and no timers.
-    #[error("a bare guest has no device that takes this input")]
+    /// The machine has no device that takes such an input.
+    #[error("the machine has no device that takes this input")]
     NoSuchDevice,
     /// More bytes than were asked for.
     #[error("input of {0} bytes is more than was asked for")]

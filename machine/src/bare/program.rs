@@ -78,6 +78,27 @@ impl Program {
         })
     }
 
+    /// A program that is only code, where programs start.
+    pub(crate) fn flat(code: Vec<u8>) -> Self {
+        let bytes = code.len() as u64;
+        let segment = ProgramHeader {
+            p_type: abi::PT_LOAD,
+            p_offset: 0,
+            p_vaddr: PROGRAM_START,
+            p_paddr: PROGRAM_START,
+            p_filesz: bytes,
+            p_memsz: bytes,
+            p_flags: abi::PF_R | abi::PF_X,
+            p_align: 1,
+        };
+        Self {
+            path: PathBuf::new(),
+            file: code,
+            entry: PROGRAM_START,
+            segments: vec![segment],
+        }
+    }
+
     /// The address of the first instruction.
     pub fn entry(&self) -> u64 {
         self.entry

@@ -246,6 +246,15 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Takes over the events of a state: an interrupt that was delivered to it since it was captured or
+    /// restored.
+    pub fn set_events(&mut self, state: &VcpuState) -> Result<(), KvmError> {
+        let events = state.events();
+        self.fd
+            .set_vcpu_events(&events)
+            .map_err(KvmError::request("KVM_SET_VCPU_EVENTS"))
+    }
+
     fn restore_msrs(&self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
         let wanted: Vec<kvm_msr_entry> = state
             .msrs()

@@ -1,4 +1,8 @@
 //! KVM's dirty ring: the pages that a vCPU wrote for the first time since it was last reset.
+//!
+//! Where KVM emulates stores it reports each, and an instruction that stores much may overfill the ring
+//! before KVM looks at how full it is. Then reports are lost, and KVM's place in the ring is not ours any
+//! more: [`Harvest::Incomplete`] says so, and the ring finds KVM's place again by what it writes next.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -26,12 +30,25 @@ const FLAG_HARVESTED: u32 = 2;
 const GIVE_BACK_AT: u32 = ENTRIES / 4 * 3;
 const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
 
+/// What the ring told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harvest {
+    /// All that was written.
+    Complete,
+    /// Some of it: reports were lost.
+    Incomplete,
+}
+
 /// The ring of one vCPU.
 #[derive(Debug)]
 pub(super) struct DirtyRing {
     entries: NonNull<kvm_dirty_gfn>,
     next: u32,
     taken: u32,
+    /// KVM's place in the ring is not known to be `next`.
+    lost_place: bool,
+    /// The last harvest gave entries back.
+    has_given_back: bool,
     vm: RawFd,
 }
 
@@ -61,45 +78,100 @@ impl DirtyRing {
             entries,
             next: 0,
             taken: 0,
+            lost_place: false,
+            has_given_back: false,
             vm: vm.as_raw_fd(),
         })
     }
 
     /// Takes what is new in the ring.
-    pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<(), KvmError> {
-        loop {
-            // SAFETY: the index is below the number of entries in the mapping.
-            let entry = unsafe { self.entries.as_ptr().add((self.next % ENTRIES) as usize) };
-            // SAFETY: entry points into the mapping.
-            let flags = unsafe { &raw mut (*entry).flags };
-            // SAFETY: the kernel and we share this word, and both use atomic accesses.
-            let flags = unsafe { AtomicU32::from_ptr(flags) };
-            if flags.load(Ordering::Acquire) & FLAG_DIRTY == 0 {
-                break;
-            }
-            // SAFETY: entry points into the mapping; the acquire above orders this read.
-            let slot = unsafe { (*entry).slot };
-            // SAFETY: as above.
-            let offset = unsafe { (*entry).offset };
-            flags.store(FLAG_HARVESTED, Ordering::Release);
-            let first = if slot as u16 == 0 {
-                0
-            } else {
-                HOLE_START / PAGE_BYTES as u64
-            };
-            page(PageIndex((first + offset) as u32));
+    pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
+        if self.lost_place {
+            self.find_place();
+        }
+        while self.flags(self.next).load(Ordering::Acquire) & FLAG_DIRTY != 0 {
+            page(self.page(self.next));
+            self.flags(self.next)
+                .store(FLAG_HARVESTED, Ordering::Release);
             self.next = self.next.wrapping_add(1);
             self.taken += 1;
         }
-        if self.taken >= GIVE_BACK_AT {
-            self.give_back()
-        } else {
-            Ok(())
+        // KVM ends a run before the ring is full. If it is, it was not asked in time.
+        let is_overfull = self.taken >= ENTRIES;
+        self.has_given_back = self.taken >= GIVE_BACK_AT;
+        if self.has_given_back {
+            self.give_back()?;
         }
+        self.lost_place |= is_overfull;
+        Ok(if is_overfull {
+            Harvest::Incomplete
+        } else {
+            Harvest::Complete
+        })
+    }
+
+    /// Looks where KVM writes. The entries between our place and that one were written over by reports
+    /// that we have taken: they only are to be given back.
+    fn find_place(&mut self) {
+        let is_dirty = |place: u32| self.flags(place).load(Ordering::Acquire) & FLAG_DIRTY != 0;
+        // Entries are written one after the other: the first is the one with none before it.
+        let is_first = |&ahead: &u32| {
+            let place = self.next.wrapping_add(ahead);
+            is_dirty(place) && !is_dirty(place.wrapping_sub(1))
+        };
+        let Some(ahead) = (0..ENTRIES).find(is_first) else {
+            return;
+        };
+        for _ in 0..ahead {
+            self.flags(self.next)
+                .store(FLAG_HARVESTED, Ordering::Release);
+            self.next = self.next.wrapping_add(1);
+        }
+        self.lost_place = false;
+    }
+
+    fn entry(&self, place: u32) -> *mut kvm_dirty_gfn {
+        // SAFETY: the index is below the number of entries in the mapping.
+        unsafe { self.entries.as_ptr().add((place % ENTRIES) as usize) }
+    }
+
+    fn flags(&self, place: u32) -> &AtomicU32 {
+        let entry = self.entry(place);
+        // SAFETY: entry points into the mapping.
+        let flags = unsafe { &raw mut (*entry).flags };
+        // SAFETY: the kernel and we share this word, and both use atomic accesses; the mapping outlives
+        // the result.
+        unsafe { AtomicU32::from_ptr(flags) }
+    }
+
+    /// The page of a dirty entry.
+    fn page(&self, place: u32) -> PageIndex {
+        let entry = self.entry(place);
+        // SAFETY: entry points into the mapping; the acquire of its flags orders this read.
+        let slot = unsafe { (*entry).slot };
+        // SAFETY: as above.
+        let offset = unsafe { (*entry).offset };
+        let first = if slot as u16 == 0 {
+            0
+        } else {
+            HOLE_START / PAGE_BYTES as u64
+        };
+        PageIndex((first + offset) as u32)
+    }
+
+    /// Makes room after KVM said that the ring is full.
+    pub(super) fn make_room(&mut self) -> Result<(), KvmError> {
+        if self.taken == 0 && !self.has_given_back {
+            // Everything was given back, and still it is full: KVM is ahead by a whole ring.
+            for place in 0..ENTRIES {
+                self.flags(place).store(FLAG_HARVESTED, Ordering::Release);
+            }
+        }
+        self.give_back()
     }
 
     /// Gives harvested entries back to KVM.
-    pub(super) fn give_back(&mut self) -> Result<(), KvmError> {
+    fn give_back(&mut self) -> Result<(), KvmError> {
         // SAFETY: a request on our VM without pointers.
         if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
             let source = kvm_ioctls::Error::last();

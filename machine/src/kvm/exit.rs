@@ -31,6 +31,8 @@ pub enum RawExit {
     RingFull,
     /// HLT with no interrupt controller in the kernel.
     Halt,
+    /// The vCPU can take an interrupt, and [`super::Vcpu::want_window`] asked for that.
+    Window,
     /// The vCPU cannot go on.
     Fatal(String),
 }

@@ -3,6 +3,8 @@
 use kvm_bindings::{CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_IMMEDIATE_EXIT, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 
+use super::cpu_model::{Cpu, CpuError, CpuLeaves};
+
 /// The only version there is since 2007.
 const API_VERSION: i32 = 12;
 
@@ -27,12 +29,18 @@ pub enum KvmError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// The processor that guests should be shown needs more than there is.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// An instruction takes more device accesses than KVM does in one go.
     #[error("KVM does not finish an instruction that accesses device address {address:#x}")]
     Unfinished {
         /// The first address it accessed.
         address: u64,
     },
+    /// A throwaway machine does not do what any should.
+    #[error("cannot find out what kind of KVM this host has: {0}")]
+    Probe(String),
     /// A signal handler or timer cannot be set up.
     #[error("cannot set up {what}: {source}")]
     Signal {
@@ -54,7 +62,8 @@ impl KvmError {
 #[derive(Debug)]
 pub struct Host {
     pub(super) kvm: Kvm,
-    pub(super) cpuid: CpuId,
+    supported: CpuId,
+    pub(super) cpu: CpuLeaves,
     pub(super) msr_indices: Vec<u32>,
 }
 
@@ -80,7 +89,7 @@ impl Host {
         if kvm.check_extension_raw(KVM_CAP_IMMEDIATE_EXIT.into()) <= 0 {
             return Err(KvmError::Missing("KVM_CAP_IMMEDIATE_EXIT"));
         }
-        let cpuid = kvm
+        let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::request("KVM_GET_SUPPORTED_CPUID"))?;
         let list = kvm
@@ -94,7 +103,8 @@ impl Host {
             .collect();
         Ok(Self {
             kvm,
-            cpuid,
+            cpu: CpuLeaves::new(Cpu::default(), &supported)?,
+            supported,
             msr_indices,
         })
     }
@@ -109,13 +119,19 @@ impl Host {
 }
 
 impl Host {
+    /// Sets the processor that vCPUs made from now on show their guest. Without this it is [`Cpu::default`].
+    pub fn set_cpu(&mut self, cpu: Cpu) -> Result<(), KvmError> {
+        self.cpu = CpuLeaves::new(cpu, &self.supported)?;
+        Ok(())
+    }
+
+    /// A digest of that processor: two hosts of one machine must have the same.
+    pub fn cpu_digest(&self) -> u64 {
+        self.cpu.digest()
+    }
+
     /// The state components that guests may enable, as XCR0 has them; 0 without XSAVE.
     pub(crate) fn supported_xcr0(&self) -> u64 {
-        let leaf = self
-            .cpuid
-            .as_slice()
-            .iter()
-            .find(|leaf| leaf.function == 0xd && leaf.index == 0);
-        leaf.map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax))
+        self.cpu.xcr0()
     }
 }

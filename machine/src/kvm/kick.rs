@@ -95,6 +95,7 @@ impl Kicker {
 /// The calling thread as a vCPU's thread, with a chunk timer; ends with the value.
 #[derive(Debug)]
 pub(super) struct Attachment {
+    immediate_exit: *mut u8,
     timer: libc::timer_t,
     fires_at: Option<Instant>,
 }
@@ -107,7 +108,6 @@ impl Attachment {
     /// Registers the calling thread. `immediate_exit` points into the vCPU's run page.
     pub(super) fn new(kicker: &Kicker, immediate_exit: *mut u8) -> Result<Self, KvmError> {
         install_handler()?;
-        IMMEDIATE_EXIT.set(immediate_exit);
         // SAFETY: a system call without pointers.
         let thread = unsafe { libc::gettid() };
         kicker.thread.store(thread, Ordering::SeqCst);
@@ -127,10 +127,18 @@ impl Attachment {
                 source,
             });
         }
-        Ok(Self {
+        let attachment = Self {
+            immediate_exit,
             timer,
             fires_at: None,
-        })
+        };
+        attachment.focus();
+        Ok(attachment)
+    }
+
+    /// From now on it is this vCPU that the thread runs: one thread may run several in turn.
+    pub(super) fn focus(&self) {
+        IMMEDIATE_EXIT.set(self.immediate_exit);
     }
 
     /// Sees to it that the timer fires at `latest` or before. Setting it costs a system call, and most

@@ -2,16 +2,21 @@
 //! until an exit, a timer or a kick.
 
 mod capture;
+mod cpu_model;
 mod dirty_ring;
 mod exit;
 mod host;
 mod kick;
+mod probe;
 mod vcpu;
 mod vm;
 
 pub use capture::{Privilege, Restore};
+pub use cpu_model::{Cpu, CpuError, CpuLeaves, CpuModel, X2Apic};
+pub use dirty_ring::Harvest;
 pub use exit::RawExit;
 pub use host::{Host, KvmError};
 pub use kick::Kicker;
+pub use probe::{CpuidMasking, HostTraits, Paging, TscControl, probe};
 pub use vcpu::{Vcpu, VcpuFault};
 pub use vm::Vm;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::kvm_msr_entry;
+use kvm_bindings::{CpuId, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
 use super::capture::Privilege;
-use super::dirty_ring::DirtyRing;
+use super::dirty_ring::{DirtyRing, Harvest};
 use super::exit::RawExit;
 use super::host::{Host, KvmError};
 use super::kick::{Attachment, Kicker};
@@ -57,14 +57,11 @@ impl Vcpu {
         ring: Option<DirtyRing>,
         privilege: Privilege,
     ) -> Result<Self, KvmError> {
-        let mut cpuid = host.cpuid.clone();
-        for entry in cpuid.as_mut_slice() {
-            match entry.function {
-                1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (u32::from(index.0) << 24),
-                0xb | 0x1f => entry.edx = index.0.into(),
-                _ => {}
-            }
-        }
+        // Hosts whose TSC has no steady rate do not say one.
+        let tsc_khz = fd.get_tsc_khz().ok().filter(|&khz| khz > 0);
+        let leaves = host.cpu.for_vcpu(index, tsc_khz);
+        let cpuid = CpuId::from_entries(&leaves)
+            .map_err(|_| KvmError::Missing("room for the processor's leaves"))?;
         fd.set_cpuid2(&cpuid)
             .map_err(KvmError::request("KVM_SET_CPUID2"))?;
         let msr_indices = usable_msrs(&fd, &host.msr_indices);
@@ -105,6 +102,9 @@ impl Vcpu {
     /// Runs until an exit, a kick, or until `limit` has passed; after a run that ended by itself a
     /// few times that. A store is complete when this returns; a load waits for [`Self::complete_read`].
     pub fn run(&mut self, limit: Option<Duration>) -> Result<RawExit, KvmError> {
+        if let Some(attachment) = &self.attachment {
+            attachment.focus();
+        }
         let deadline = limit.map(|limit| Instant::now() + limit);
         let slack = limit.unwrap_or_default() * self.lateness();
         let exit = loop {
@@ -146,7 +146,12 @@ impl Vcpu {
         let run = self.fd.get_kvm_run();
         let bytes = value.to_le_bytes();
         let base = (&raw mut *run).cast::<u8>();
-        let address = if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
+        let address = if run.exit_reason == kvm_bindings::KVM_EXIT_X86_RDMSR {
+            // SAFETY: the exit reason says that this is the member of the union in use.
+            let msr = unsafe { &mut run.__bindgen_anon_1.msr };
+            msr.data = value;
+            msr.index.into()
+        } else if run.exit_reason == kvm_bindings::KVM_EXIT_MMIO {
             // SAFETY: the exit reason says that this is the member of the union in use.
             let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
             mmio.data = bytes;
@@ -185,6 +190,14 @@ impl Vcpu {
         self.restored = false;
         loop {
             let result = match self.fd.run() {
+                Ok(VcpuExit::X86Rdmsr(exit)) if !is_apic_msr(exit.index) => {
+                    *exit.error = 1;
+                    continue;
+                }
+                Ok(VcpuExit::X86Wrmsr(exit)) if !is_apic_msr(exit.index) => {
+                    *exit.error = 1;
+                    continue;
+                }
                 Err(error) => match error.errno() {
                     libc::EINTR => Ok(RawExit::Cut),
                     libc::EAGAIN => continue,
@@ -199,21 +212,36 @@ impl Vcpu {
         }
     }
 
+    /// Whether the guest may run code of its own at CPL 0.
+    pub fn may_run_kernel(&self) -> bool {
+        self.privilege == Privilege::Kernel
+    }
+
+    /// Whether the next runs end as soon as the vCPU can take an interrupt.
+    pub fn want_window(&mut self, wanted: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = wanted.into();
+    }
+
     /// Takes the pages that were written for the first time since their last report.
-    pub fn take_written(&mut self, page: impl FnMut(PageIndex)) -> Result<(), KvmError> {
+    pub fn take_written(&mut self, page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
         match &mut self.ring {
             Some(ring) => ring.harvest(page),
-            None => Ok(()),
+            None => Ok(Harvest::Complete),
         }
     }
 
     /// Makes room in the ring after [`RawExit::RingFull`].
     pub fn reset_ring(&mut self) -> Result<(), KvmError> {
         match &mut self.ring {
-            Some(ring) => ring.give_back(),
+            Some(ring) => ring.make_room(),
             None => Ok(()),
         }
     }
+}
+
+/// Whether an MSR is a register of the local APIC. KVM refuses others by its own judgement.
+fn is_apic_msr(index: u32) -> bool {
+    (0x800..0x900).contains(&index)
 }
 
 fn translate(exit: VcpuExit<'_>) -> RawExit {
@@ -223,7 +251,19 @@ fn translate(exit: VcpuExit<'_>) -> RawExit {
         VcpuExit::IoOut(port, data) => access(Space::Port, port.into(), data, true),
         VcpuExit::IoIn(port, data) => access(Space::Port, port.into(), data, false),
         VcpuExit::Hlt => RawExit::Halt,
-        VcpuExit::Intr => RawExit::Cut,
+        VcpuExit::IrqWindowOpen => RawExit::Window,
+        VcpuExit::Intr | VcpuExit::SetTpr => RawExit::Cut,
+        VcpuExit::X86Rdmsr(exit) => RawExit::Read {
+            space: Space::Msr,
+            address: exit.index.into(),
+            size: 8,
+        },
+        VcpuExit::X86Wrmsr(exit) => RawExit::Write {
+            space: Space::Msr,
+            address: exit.index.into(),
+            size: 8,
+            value: exit.data,
+        },
         VcpuExit::Shutdown => RawExit::Fatal("triple fault".into()),
         VcpuExit::InternalError => {
             RawExit::Fatal("KVM cannot emulate the instruction (internal error)".into())

@@ -1,12 +1,16 @@
 //! The one place where committed state changes.
 
 use bytes::Bytes;
-use samsara_commitlog::{Chunk, ChunkResult, Commit, CommitSeq, Effects, Record, VcpuIndex};
+use samsara_commitlog::{
+    Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, GuestTime, Input, Record, VcpuIndex,
+};
 
-use super::{ChunkDigest, Ended, Machine, Output};
+use super::{ChunkDigest, Devices, Ended, Machine, Output};
 use crate::bare::{DeviceError, Effect};
 use crate::memory::{MemoryError, PageIndex, View};
-use crate::vcpu::StateError;
+use crate::pc::virtio::DeviceFault;
+use crate::pc::{Board, InputFault, Signals};
+use crate::vcpu::{StateError, VcpuState};
 
 /// Why a record cannot follow this state. The record, or the state, is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,15 @@ pub enum ApplyError {
         #[source]
         source: DeviceError,
     },
+    /// A device of a PC cannot take its input, or its disk fails.
+    #[error("record {seq}: {source}")]
+    Virtio {
+        /// The record.
+        seq: CommitSeq,
+        /// Why.
+        #[source]
+        source: DeviceFault,
+    },
     /// The state after it is not what the producer had.
     #[error("record {seq} has digest {expected:#018x}, but the state after it {found:#018x}")]
     Divergence {
@@ -101,21 +114,13 @@ impl Machine {
         self.seq = record.seq;
         self.guest_time = record.guest_time;
         let mut applied = Applied::default();
-        let effect = match &record.commit {
+        match &record.commit {
             Commit::Chunk(chunk) => {
                 self.apply_result(chunk, source, &mut applied.written)?;
-                self.devices.exit(chunk.vcpu, &chunk.exit, &self.image)
+                self.exit(chunk.vcpu, &chunk.exit, &mut applied)?;
             }
-            Commit::Input(input) => {
-                self.devices
-                    .input(input, &self.image)
-                    .map_err(|source| ApplyError::Device {
-                        seq: record.seq,
-                        source,
-                    })?
-            }
-        };
-        self.apply_effect(effect, &mut applied)?;
+            Commit::Input(input) => self.input(input, &mut applied)?,
+        }
         applied.written.sort_unstable();
         applied.written.dedup();
         applied
@@ -123,6 +128,107 @@ impl Machine {
             .iter()
             .for_each(|&page| self.digest.mark(page));
         Ok(applied)
+    }
+
+    /// Has the devices act on an exit of a vCPU that is not recorded.
+    pub fn exit_natively(
+        &mut self,
+        vcpu: VcpuIndex,
+        exit: &Exit,
+        now: GuestTime,
+    ) -> Result<Applied, ApplyError> {
+        self.guest_time = self.guest_time.max(now);
+        let mut applied = Applied::default();
+        self.exit(vcpu, exit, &mut applied)?;
+        Ok(applied)
+    }
+
+    /// Has the devices take an input that is not recorded.
+    pub fn input_natively(&mut self, input: &Input, now: GuestTime) -> Result<Applied, ApplyError> {
+        self.guest_time = self.guest_time.max(now);
+        let mut applied = Applied::default();
+        self.input(input, &mut applied)?;
+        Ok(applied)
+    }
+
+    /// A vCPU's state, for the thread that runs it without a record.
+    pub fn vcpu_mut(&mut self, vcpu: VcpuIndex) -> &mut VcpuState {
+        &mut self.vcpus[usize::from(vcpu.0)]
+    }
+
+    fn exit(
+        &mut self,
+        vcpu: VcpuIndex,
+        exit: &Exit,
+        applied: &mut Applied,
+    ) -> Result<(), ApplyError> {
+        match &mut self.devices {
+            Devices::Bare(bare) => {
+                let effect = bare.exit(vcpu, exit, &self.image);
+                self.apply_effect(effect, applied)
+            }
+            Devices::Pc(_) => self.on_board(applied, Some(vcpu), |board| {
+                board.exit(vcpu, exit);
+                Ok(())
+            }),
+        }
+    }
+
+    fn input(&mut self, input: &Input, applied: &mut Applied) -> Result<(), ApplyError> {
+        let seq = self.seq;
+        match &mut self.devices {
+            Devices::Bare(bare) => {
+                let effect = bare.input(input, &self.image);
+                let effect = effect.map_err(|source| ApplyError::Device { seq, source })?;
+                self.apply_effect(effect, applied)
+            }
+            Devices::Pc(_) => self.on_board(applied, None, |board| board.input(input)),
+        }
+    }
+
+    /// Lets the devices of a PC act: time moves first, and interrupts are delivered last. `own` is the
+    /// vCPU whose chunk has just ended.
+    fn on_board(
+        &mut self,
+        applied: &mut Applied,
+        own: Option<VcpuIndex>,
+        act: impl FnOnce(&mut Board<'_>) -> Result<(), InputFault>,
+    ) -> Result<(), ApplyError> {
+        let Devices::Pc(pc) = &mut self.devices else {
+            return Ok(());
+        };
+        let mut signals = Signals::default();
+        let mut board = Board {
+            pc,
+            vcpus: &mut self.vcpus,
+            touched: &mut self.touched,
+            disks: &self.disks,
+            image: &self.image,
+            now: self.guest_time,
+            signals: &mut signals,
+        };
+        board.advance();
+        let acted = act(&mut board);
+        board.deliver(own);
+        self.image.take_dma(&mut applied.written);
+        let seq = self.seq;
+        acted.map_err(|fault| match fault {
+            InputFault::Device(source) => ApplyError::Virtio { seq, source },
+            InputFault::NoSuchDevice => ApplyError::Device {
+                seq,
+                source: DeviceError::NoSuchDevice,
+            },
+        })?;
+        applied.outputs.append(&mut signals.outputs);
+        if let Some(ended) = signals.ended {
+            self.end(ended, applied);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, ended: Ended, applied: &mut Applied) {
+        self.ended = Some(ended.clone());
+        applied.outputs.push(Output::Ended(ended));
     }
 
     fn check_order(&self, record: &Record) -> Result<(), ApplyError> {
@@ -139,9 +245,7 @@ impl Machine {
             return Err(ApplyError::TimeMovesBack(record.seq));
         }
         if let Commit::Chunk(chunk) = &record.commit {
-            let can_run = chunk.vcpu.0 < self.shape.vcpu_count
-                && !self.devices.is_halted(chunk.vcpu)
-                && self.devices.pending(chunk.vcpu).is_none();
+            let can_run = chunk.vcpu.0 < self.shape.vcpu_count && self.devices.can_run(chunk.vcpu);
             if !can_run {
                 return Err(ApplyError::NoSuchVcpu {
                     seq: record.seq,
@@ -195,8 +299,7 @@ impl Machine {
         }
         applied.outputs.extend(effect.console.map(Output::Console));
         if let Some(ended) = effect.ended {
-            self.ended = Some(ended.clone());
-            applied.outputs.push(Output::Ended(ended));
+            self.end(ended, applied);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! There is one [`Machine::apply`], used by the primary, a backup, and a reader of a log file.
 
 mod apply;
+mod devices;
 mod digest;
 mod snapshot;
 
@@ -14,9 +15,13 @@ use samsara_commitlog::{CommitSeq, DeviceIndex, GuestTime, Shape, VcpuIndex};
 use crate::bare::{BareDevices, Guarded, are_confined};
 use crate::kvm::Privilege;
 use crate::memory::{Image, MemoryDigest, MemoryError};
+use crate::pc::apic::LocalApic;
+use crate::pc::virtio::Blocks;
+use crate::pc::{Delivery, Pc, Want};
 use crate::vcpu::VcpuState;
 
 pub use apply::{Applied, ApplyError, Source};
+pub use devices::{Devices, Platform};
 pub use digest::ChunkDigest;
 pub use snapshot::{SnapshotError, SnapshotLoader};
 
@@ -65,15 +70,60 @@ pub struct Machine {
     guest_time: GuestTime,
     image: Arc<Image>,
     vcpus: Vec<VcpuState>,
-    devices: BareDevices,
+    devices: Devices,
+    /// By block device. Not part of the state: equal on all replicas, because the same commits write them.
+    disks: Vec<Arc<dyn Blocks>>,
+    /// By vCPU, what happened to its state besides what its chunks did, until somebody takes it.
+    touched: Vec<Touched>,
     ended: Option<Ended>,
     digest: MemoryDigest,
+}
+
+/// What happened to a vCPU's state besides what its chunks did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// Nothing.
+    #[default]
+    No,
+    /// Its local APIC changed.
+    Apic,
+    /// An interrupt was delivered to it.
+    Events,
+    /// Everything: it was reset or started.
+    Whole,
 }
 
 impl Machine {
     /// A machine as booted.
     pub fn new(shape: Shape, image: Arc<Image>, vcpus: Vec<VcpuState>) -> Self {
+        let devices = Devices::Bare(BareDevices::new(shape.vcpu_count));
+        Self::with_devices(shape, image, vcpus, devices, Vec::new())
+    }
+
+    /// A PC as booted. `disks` are those of its block devices, in their order.
+    pub fn new_pc(
+        shape: Shape,
+        image: Arc<Image>,
+        mut vcpus: Vec<VcpuState>,
+        pc: Pc,
+        disks: Vec<Arc<dyn Blocks>>,
+    ) -> Self {
+        for (index, state) in (0..).zip(&mut vcpus) {
+            state.set_apic(&LocalApic::at_reset(index));
+        }
+        Self::with_devices(shape, image, vcpus, Devices::Pc(Box::new(pc)), disks)
+    }
+
+    fn with_devices(
+        shape: Shape,
+        image: Arc<Image>,
+        vcpus: Vec<VcpuState>,
+        devices: Devices,
+        disks: Vec<Arc<dyn Blocks>>,
+    ) -> Self {
         assert_eq!(vcpus.len(), usize::from(shape.vcpu_count));
+        // What a loader wrote is no device's doing.
+        image.take_dma(&mut Vec::new());
         Self {
             shape,
             seq: CommitSeq::BOOT,
@@ -81,7 +131,9 @@ impl Machine {
             digest: MemoryDigest::new(&image),
             image,
             vcpus,
-            devices: BareDevices::new(shape.vcpu_count),
+            devices,
+            disks,
+            touched: vec![Touched::No; shape.vcpu_count.into()],
             ended: None,
         }
     }
@@ -119,6 +171,9 @@ impl Machine {
     /// What the guest's code may change of its vCPUs: little, as long as it is kept at CPL 3 and leaves
     /// the guarded pages alone.
     pub fn privilege(&self) -> Result<Privilege, MemoryError> {
+        if self.devices.platform() == Platform::Pc {
+            return Ok(Privilege::Kernel);
+        }
         let is_confined = are_confined(&self.vcpus, self.image.layout())
             && self.guarded().are_intact(&self.image, self.shape())?;
         Ok(if is_confined {
@@ -129,8 +184,41 @@ impl Machine {
     }
 
     /// The devices.
-    pub fn devices(&self) -> &BareDevices {
+    pub fn devices(&self) -> &Devices {
         &self.devices
+    }
+
+    /// What kind of machine it is.
+    pub fn platform(&self) -> Platform {
+        self.devices.platform()
+    }
+
+    /// What some device waits for from outside.
+    pub fn wants(&self) -> Option<Want> {
+        self.devices.wants(&self.image)
+    }
+
+    /// Room for console input, in bytes.
+    pub fn console_room(&self) -> usize {
+        self.devices.console_room(&self.image)
+    }
+
+    /// When interrupts reach a vCPU, from the next commit on. To be said before a machine runs, and
+    /// before anybody takes a snapshot of it.
+    pub fn set_delivery(&mut self, delivery: Delivery) {
+        if let Devices::Pc(pc) = &mut self.devices {
+            pc.set_delivery(delivery);
+        }
+    }
+
+    /// Takes what happened to a vCPU's state besides what its chunks did.
+    pub fn take_touched(&mut self, vcpu: VcpuIndex) -> Touched {
+        std::mem::take(&mut self.touched[usize::from(vcpu.0)])
+    }
+
+    /// What [`Self::take_touched`] would give.
+    pub fn touched(&self, vcpu: VcpuIndex) -> Touched {
+        self.touched[usize::from(vcpu.0)]
     }
 
     /// How the machine stopped, if it has.

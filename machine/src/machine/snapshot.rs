@@ -7,9 +7,10 @@ use samsara_commitlog::{
     ByteRuns, ByteRunsBuilder, Gpa, PAGE_BYTES, SNAPSHOT_PAGES_BYTES, SnapshotStart, StateDigest,
 };
 
-use super::{Ended, Machine};
-use crate::bare::{BareDevices, DeviceError};
+use super::{Devices, Ended, Machine, Touched};
+use crate::bare::DeviceError;
 use crate::memory::{Image, MemoryDigest, MemoryError};
+use crate::pc::virtio::Blocks;
 use crate::vcpu::{STATE_VERSION, StateError, VcpuState};
 
 /// Why frames do not make a machine.
@@ -38,6 +39,14 @@ pub enum SnapshotError {
     /// Memory cannot be had, or a page is outside it.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// This host's disks are not those of the machine.
+    #[error("the machine has disks of {expected:?} bytes, this host vm.disks of {found:?}")]
+    Disks {
+        /// The machine's.
+        expected: Vec<u64>,
+        /// This host's.
+        found: Vec<u64>,
+    },
     /// Something was lost or changed on the way.
     #[error("the snapshot at commit {} has another digest than its sender's", expected.seq)]
     Digest {
@@ -179,7 +188,12 @@ impl SnapshotLoader {
     }
 
     /// The machine, if its digest is the sender's.
-    pub fn finish(self, expected: StateDigest) -> Result<Machine, SnapshotError> {
+    /// `disks` are this host's, by block device.
+    pub fn finish(
+        self,
+        expected: StateDigest,
+        disks: Vec<Arc<dyn Blocks>>,
+    ) -> Result<Machine, SnapshotError> {
         let Self { start, image } = self;
         let vcpus: Result<Vec<_>, _> = start
             .vcpus
@@ -188,7 +202,8 @@ impl SnapshotLoader {
             .collect();
         let mut rest = start.devices.clone();
         let ended = decode_end(&mut rest)?;
-        let devices = BareDevices::decode(&rest, start.shape.vcpu_count, &image)?;
+        let devices = Devices::decode(&rest, start.shape.vcpu_count, &image)?;
+        check_disks(&devices, &disks)?;
         let mut machine = Machine {
             shape: start.shape,
             seq: start.seq,
@@ -197,6 +212,8 @@ impl SnapshotLoader {
             image,
             vcpus: vcpus?,
             devices,
+            disks,
+            touched: vec![Touched::No; start.shape.vcpu_count.into()],
             ended,
         };
         if machine.digest() == expected {
@@ -204,5 +221,17 @@ impl SnapshotLoader {
         } else {
             Err(SnapshotError::Digest { expected })
         }
+    }
+}
+
+fn check_disks(devices: &Devices, disks: &[Arc<dyn Blocks>]) -> Result<(), SnapshotError> {
+    let expected = devices
+        .pc()
+        .map_or_else(Vec::new, |pc| pc.disk_bytes().collect());
+    let found: Vec<_> = disks.iter().map(|disk| disk.bytes()).collect();
+    if expected == found {
+        Ok(())
+    } else {
+        Err(SnapshotError::Disks { expected, found })
     }
 }

@@ -24,7 +24,7 @@ pub struct DmaLog {
 
 impl DmaLog {
     /// The same log, for the part of memory from this offset on.
-    pub(super) fn from_offset(&self, base: usize) -> Self {
+    pub(super) fn at_offset(&self, base: usize) -> Self {
         Self {
             pages: Arc::clone(&self.pages),
             base,
@@ -65,7 +65,7 @@ impl Bitmap for DmaLog {
     }
 
     fn slice_at(&self, offset: usize) -> Self {
-        self.from_offset(self.base + offset)
+        self.at_offset(self.base + offset)
     }
 }
 

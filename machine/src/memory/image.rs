@@ -244,7 +244,7 @@ fn guest_memory_of(
     for (range, offset) in layout.regions() {
         let bytes = (range.end - range.start) as usize;
         let base = mapping.at(offset as usize, bytes);
-        let builder = MmapRegionBuilder::new_with_bitmap(bytes, dma.from_offset(offset as usize))
+        let builder = MmapRegionBuilder::new_with_bitmap(bytes, dma.at_offset(offset as usize))
             .with_mmap_prot(protection)
             .with_mmap_flags(libc::MAP_SHARED);
         // SAFETY: the range lies inside the mapping, which outlives the guest memory in `Image`.

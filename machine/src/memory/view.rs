@@ -126,6 +126,16 @@ impl View {
         residency::scan(&self.pagemap, self.mapping.base() as u64, pages, found)
     }
 
+    /// Tells the pages of which the view has its own copy. Looks at the whole page table.
+    pub fn private_pages(&self, mut found: impl FnMut(PageIndex)) -> Result<(), MemoryError> {
+        let all: Vec<_> = (0..self.layout().page_count()).map(PageIndex).collect();
+        self.residency(&all, |page, residency| {
+            if residency == Residency::Private {
+                found(page);
+            }
+        })
+    }
+
     /// Copies bytes out of the view, at an offset of the memory file.
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
         let source = self.mapping.at(offset, out.len());

@@ -4,6 +4,8 @@ use kvm_bindings::{
     kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 
+use crate::pc::apic::LocalApic;
+
 /// A structure without invalid bit patterns, whose padding the kernel or `Default` has zeroed.
 ///
 /// # Safety
@@ -24,6 +26,9 @@ unsafe impl Pod for kvm_xcrs {}
 unsafe impl Pod for kvm_msr_entry {}
 // SAFETY: as above; the flexible tail has no size.
 unsafe impl Pod for XsaveArea {}
+
+// SAFETY: integers and arrays of integers, all of 32 bits: no padding.
+unsafe impl Pod for LocalApic {}
 
 /// The 4 KiB XSAVE area of `KVM_GET_XSAVE`.
 #[repr(C)]

@@ -1,16 +1,20 @@
 //! The canonical byte form of a vCPU's state.
 //!
 //! Fixed offsets, so that two states differ exactly where their bytes do: a header, the structures
-//! of the KVM API in the order of [`Section`], then `(index, value)` pairs of MSRs. The set of MSRs
+//! of the KVM API, the vCPU's own part of its local APIC, then `(index, value)` pairs of MSRs. The set of MSRs
 //! is fixed when the machine boots and travels with the state.
 
-use kvm_bindings::{kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_NMI_PENDING, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
+};
 use samsara_commitlog::{ByteRuns, ByteRunsBuilder};
 
 use super::layout::{XsaveArea, load, store};
+use crate::pc::apic::{LocalApic, Mode};
 
 /// Version of this layout and of the devices' layouts.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 const REGS: usize = 0;
 const SREGS: usize = REGS + size_of::<kvm_regs>();
@@ -18,7 +22,8 @@ const EVENTS: usize = SREGS + size_of::<kvm_sregs>();
 const DEBUG: usize = EVENTS + size_of::<kvm_vcpu_events>();
 const XCRS: usize = DEBUG + size_of::<kvm_debugregs>();
 const XSAVE: usize = XCRS + size_of::<kvm_xcrs>();
-const MSRS: usize = XSAVE + size_of::<XsaveArea>();
+const APIC: usize = XSAVE + size_of::<XsaveArea>();
+const MSRS: usize = APIC + size_of::<LocalApic>();
 const MSR_BYTES: usize = 16;
 /// More than KVM has; a bound for states from outside.
 const MSRS_MAX: usize = 256;
@@ -168,6 +173,60 @@ impl VcpuState {
         store(xsave, &mut self.bytes[XSAVE..]);
     }
 
+    /// The vCPU's own part of its local APIC; zeros in a bare guest.
+    pub fn apic(&self) -> LocalApic {
+        load(&self.bytes[APIC..])
+    }
+
+    /// Sets the vCPU's own part of its local APIC.
+    pub fn set_apic(&mut self, apic: &LocalApic) {
+        store(apic, &mut self.bytes[APIC..]);
+    }
+
+    /// How the vCPU reaches its local APIC; not at all, if `IA32_APIC_BASE` disables it.
+    pub(crate) fn apic_mode(&self) -> Option<Mode> {
+        const ENABLED: u64 = 1 << 11;
+        const X2: u64 = 1 << 10;
+        match self.sregs().apic_base {
+            base if base & ENABLED == 0 => None,
+            base if base & X2 != 0 => Some(Mode::X2),
+            _ => Some(Mode::X),
+        }
+    }
+
+    /// Whether an interrupt can be delivered before the next instruction.
+    pub(crate) fn accepts_interrupt(&self) -> bool {
+        const INTERRUPTS: u64 = 1 << 9;
+        let events = self.events();
+        self.regs().rflags & INTERRUPTS != 0
+            && events.interrupt.shadow == 0
+            && events.nmi.injected == 0
+            && !has_event_under_way(&events)
+    }
+
+    /// Delivers an interrupt.
+    pub(crate) fn set_interrupt(&mut self, vector: u8) {
+        let mut events = self.events();
+        events.interrupt.injected = 1;
+        events.interrupt.nr = vector;
+        events.interrupt.soft = 0;
+        self.set_events(&events);
+    }
+
+    /// Whether a non-maskable interrupt can be left with the vCPU.
+    pub(crate) fn accepts_nmi(&self) -> bool {
+        let events = self.events();
+        events.nmi.pending == 0 && !has_event_under_way(&events)
+    }
+
+    /// Leaves a non-maskable interrupt with the vCPU, which takes it when it can.
+    pub(crate) fn set_pending_nmi(&mut self) {
+        let mut events = self.events();
+        events.nmi.pending = 1;
+        events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+        self.set_events(&events);
+    }
+
     pub(crate) fn msrs(&self) -> Vec<kvm_msr_entry> {
         self.bytes[MSRS..]
             .chunks_exact(MSR_BYTES)
@@ -198,6 +257,13 @@ impl VcpuState {
             );
         }
     }
+}
+
+/// Whether KVM is to deliver something else first.
+fn has_event_under_way(events: &kvm_vcpu_events) -> bool {
+    events.interrupt.injected != 0
+        || events.exception.injected != 0
+        || events.exception.pending != 0
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ fn load(
 ) -> Result<Machine, SnapshotError> {
     let mut loader = SnapshotLoader::new(start)?;
     pages.iter().try_for_each(|piece| loader.pages(piece))?;
-    loader.finish(end)
+    loader.finish(end, Vec::new())
 }
 
 #[test]

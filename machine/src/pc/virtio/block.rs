@@ -89,6 +89,11 @@ impl Block {
         }
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn check(&self) -> Result<(), StateFault> {
         let is_right = self.bytes.is_multiple_of(SECTOR_BYTES);
         is_right
