@@ -26,6 +26,8 @@ pub(super) const RING_BYTES: usize = ENTRIES as usize * size_of::<kvm_dirty_gfn>
 const RING_PAGE_OFFSET: i64 = 64;
 const FLAG_DIRTY: u32 = 1;
 const FLAG_HARVESTED: u32 = 2;
+/// Signals that may come while entries are given back.
+const RESETS_MAX: u32 = 64;
 /// Harvested entries are given back when so many are taken, before the ring is full.
 const GIVE_BACK_AT: u32 = ENTRIES / 4 * 3;
 const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
@@ -44,11 +46,12 @@ pub enum Harvest {
 pub(super) struct DirtyRing {
     entries: NonNull<kvm_dirty_gfn>,
     next: u32,
+    /// Taken and not given back.
     taken: u32,
     /// KVM's place in the ring is not known to be `next`.
     lost_place: bool,
-    /// The last harvest gave entries back.
-    has_given_back: bool,
+    /// What the last harvest took.
+    last_taken: u32,
     vm: RawFd,
 }
 
@@ -79,28 +82,35 @@ impl DirtyRing {
             next: 0,
             taken: 0,
             lost_place: false,
-            has_given_back: false,
+            last_taken: 0,
             vm: vm.as_raw_fd(),
         })
     }
 
     /// Takes what is new in the ring.
     pub(super) fn harvest(&mut self, mut page: impl FnMut(PageIndex)) -> Result<Harvest, KvmError> {
+        self.note_resets();
         if self.lost_place {
             self.find_place();
         }
+        self.last_taken = 0;
         while self.flags(self.next).load(Ordering::Acquire) & FLAG_DIRTY != 0 {
             page(self.page(self.next));
             self.flags(self.next)
                 .store(FLAG_HARVESTED, Ordering::Release);
             self.next = self.next.wrapping_add(1);
             self.taken += 1;
+            self.last_taken += 1;
         }
         // KVM ends a run before the ring is full. If it is, it was not asked in time.
         let is_overfull = self.taken >= ENTRIES;
-        self.has_given_back = self.taken >= GIVE_BACK_AT;
-        if self.has_given_back {
+        let first = self.next.wrapping_sub(self.taken);
+        if self.taken >= GIVE_BACK_AT {
             self.give_back()?;
+        }
+        if is_overfull {
+            // All of the ring went back, from the first entry that was taken to the one before it.
+            self.next = first;
         }
         self.lost_place |= is_overfull;
         Ok(if is_overfull {
@@ -122,12 +132,17 @@ impl DirtyRing {
         let Some(ahead) = (0..ENTRIES).find(is_first) else {
             return;
         };
-        for _ in 0..ahead {
+        self.skip(ahead);
+        self.lost_place = false;
+    }
+
+    /// Moves our place, so that KVM gets the entries before it back.
+    fn skip(&mut self, count: u32) {
+        for _ in 0..count {
             self.flags(self.next)
                 .store(FLAG_HARVESTED, Ordering::Release);
             self.next = self.next.wrapping_add(1);
         }
-        self.lost_place = false;
     }
 
     fn entry(&self, place: u32) -> *mut kvm_dirty_gfn {
@@ -161,26 +176,48 @@ impl DirtyRing {
 
     /// Makes room after KVM said that the ring is full.
     pub(super) fn make_room(&mut self) -> Result<(), KvmError> {
-        if self.taken == 0 && !self.has_given_back {
-            // Everything was given back, and still it is full: KVM is ahead by a whole ring.
-            for place in 0..ENTRIES {
-                self.flags(place).store(FLAG_HARVESTED, Ordering::Release);
-            }
+        self.note_resets();
+        if self.last_taken == 0 && self.taken == 0 {
+            // Everything was given back, and still it is full: KVM is ahead by about a whole ring, or by more.
+            // Half of one is surely not too much.
+            self.skip(ENTRIES / 2);
+            self.lost_place = true;
         }
         self.give_back()
     }
 
-    /// Gives harvested entries back to KVM.
-    fn give_back(&mut self) -> Result<(), KvmError> {
-        // SAFETY: a request on our VM without pointers.
-        if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
-            let source = kvm_ioctls::Error::last();
-            return Err(KvmError::Request {
-                request: "KVM_RESET_DIRTY_RINGS",
-                source,
-            });
+    /// Entries go back for all rings of a VM at once: another ring may have given back this one's.
+    fn note_resets(&mut self) {
+        while self.taken > 0 && !self.is_harvested(self.next.wrapping_sub(self.taken)) {
+            self.taken -= 1;
         }
-        self.taken = 0;
+    }
+
+    fn is_harvested(&self, place: u32) -> bool {
+        self.flags(place).load(Ordering::Acquire) & FLAG_HARVESTED != 0
+    }
+
+    /// Gives all harvested entries back to KVM. It stops in between, and does not say so, when a signal
+    /// is pending: a kick, or the chunk timer.
+    fn give_back(&mut self) -> Result<(), KvmError> {
+        let last = self.next.wrapping_sub(1);
+        for _ in 0..RESETS_MAX {
+            // SAFETY: a request on our VM without pointers.
+            if unsafe { libc::ioctl(self.vm, KVM_RESET_DIRTY_RINGS) } < 0 {
+                let source = kvm_ioctls::Error::last();
+                return Err(KvmError::Request {
+                    request: "KVM_RESET_DIRTY_RINGS",
+                    source,
+                });
+            }
+            // They go back in their order.
+            if !self.is_harvested(last) {
+                self.taken = 0;
+                return Ok(());
+            }
+        }
+        // What was not given back still counts as taken.
+        self.note_resets();
         Ok(())
     }
 }
