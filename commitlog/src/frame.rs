@@ -70,7 +70,7 @@ impl DiskRange {
             && self.offset.is_multiple_of(Self::SECTOR_BYTES);
         let end = self.offset.checked_add(bytes)?;
         // Offsets of files are signed.
-        (is_whole && end <= i64::MAX as u64).then_some(end)
+        (is_whole && i64::try_from(end).is_ok()).then_some(end)
     }
 }
 

@@ -328,7 +328,7 @@ impl Blocks for DiskFile {
 
 /// The digest of so many zero bytes, at most a range of them.
 pub fn zero_digest(bytes: u64) -> u128 {
-    const ZEROS: [u8; RANGE_BYTES as usize] = [0; RANGE_BYTES as usize];
+    static ZEROS: [u8; RANGE_BYTES as usize] = [0; RANGE_BYTES as usize];
     static WHOLE: std::sync::LazyLock<u128> = std::sync::LazyLock::new(|| xxh3_128(&ZEROS));
     if bytes == RANGE_BYTES {
         return *WHOLE;

@@ -2,12 +2,14 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{BASE, Hosts, Primary, closed, hello, next, receive};
 use samsara_commitlog::CommitSeq;
-use samsara_replication::protocol::{BackupEvent, PrimaryEvent, RefuseReason, Right};
+use samsara_replication::protocol::{
+    BackupEvent, DigestQuestion, PrimaryEvent, RangeDigests, RefuseReason, Right,
+};
 use samsara_replication::transport::{CloseCause, DialError, LinkEvent, ListenerEvent};
 
 fn primary_sign(event: &PrimaryEvent) -> bool {
@@ -220,4 +222,40 @@ async fn everything_that_arrived_is_handed_on_after_the_end() {
         COMMITS * COMMIT_BYTES
     );
     assert_eq!(backup.commits.recv().await, None);
+}
+
+#[tokio::test]
+async fn disks_are_compared_before_the_snapshot_whose_commit_comes_late() {
+    let mut hosts = Hosts::new();
+    let (mut primary, mut backup) = hosts.start().await;
+    for (first, digests) in [
+        (0, RangeDigests::Each((0..1024).collect())),
+        (1024, RangeDigests::Zero(5000)),
+    ] {
+        let question = DigestQuestion {
+            disk: 1,
+            first,
+            count: 1024,
+        };
+        primary.handle.ask_digests(question).await.unwrap();
+        let asked = next(&mut backup.events, backup_sign).await;
+        let expected = BackupEvent::DigestsAsked(question);
+        assert_eq!(asked, LinkEvent::Session(expected));
+        backup.handle.digests(digests.clone()).await.unwrap();
+        let answered = next(&mut primary.events, primary_sign).await;
+        assert_eq!(answered, LinkEvent::Session(PrimaryEvent::Digests(digests)));
+    }
+    let disk = Bytes::from_static(b"a part of a disk");
+    primary.queue.push_between(disk.clone(), Instant::now());
+    assert_eq!(receive(&mut backup.commits, disk.len()).await, disk);
+    let base = CommitSeq(BASE.0 + 1000);
+    primary.handle.rebase(base);
+    primary
+        .queue
+        .push_between(Bytes::from_static(b"snapshot"), Instant::now());
+    receive(&mut backup.commits, 8).await;
+    backup.handle.sync_done(base).await.unwrap();
+    let done = next(&mut primary.events, primary_sign).await;
+    let expected = PrimaryEvent::SyncDone { seq: base };
+    assert_eq!(done, LinkEvent::Session(expected));
 }

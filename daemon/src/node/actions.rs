@@ -1,6 +1,6 @@
 //! Carrying out what the decider decides, in its order.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use samsara_commitlog::StreamHeader;
 use samsara_config::Role;
@@ -120,13 +120,6 @@ impl Node {
                 Ok(())
             }
         }
-    }
-
-    /// From here on this host's disks are what this host's guest makes of them.
-    fn establish_disks(&self) -> Result<(), Failure> {
-        let world = self.base.world.clone();
-        let committed = Arc::new(move || world.positions()[0]);
-        self.base.disks.establish(committed)
     }
 
     fn run_machine(&mut self, mut machine: Machine) -> Result<(), Failure> {

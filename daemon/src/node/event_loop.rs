@@ -1,17 +1,17 @@
 //! The loop of a host: everything that happens goes to the decider.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::guest::{Kvm, Source};
 use samsara_engine::Recorder;
 use samsara_failover::{
-    Arbiter, ArbiterAnswer, Decider, Detector, Event, GaveUp, Moment, Phase, SessionId, Standing,
-    SyncMark, Term, Verdict,
+    Arbiter, ArbiterAnswer, Decider, Detector, Event, GaveUp, Moment, SessionId, SyncMark, Term,
+    Verdict,
 };
 use samsara_machine::Machine;
 use samsara_replication::protocol::{
-    Admission, BackupEvent, Hello, PeerRole, PrimaryEvent, Refusal, RefuseReason, Right,
+    Admission, BackupEvent, PeerRole, PrimaryEvent, RefuseReason, Right,
 };
 use samsara_replication::transport::{
     BackupLink, CloseCause, Dialer, LinkEvent, PrimaryHandle, PrimaryLink,
@@ -22,10 +22,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::backup::{self, Follow};
+use super::disks::disks_are_newest;
 use super::input::Input;
-use super::primary::{Means, Sending};
+use super::primary::Means;
 use super::{Ended, Promotion};
-use crate::disk::SyncError;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::run::Base;
@@ -331,89 +331,6 @@ impl Node {
         Ok(())
     }
 
-    /// A guest that has not run is not started from disks older than its backup's.
-    fn check_disks_of(&self, hello: &Hello) -> Result<(), Failure> {
-        let Some(theirs) = hello.disk_position else {
-            return Ok(());
-        };
-        let mine = self.base.disks.position();
-        let has_run = matches!(self.guest, Guest::Running(_));
-        if has_run || !theirs.is_newer_than(mine.as_ref()) {
-            return Ok(());
-        }
-        self.give_back_term();
-        let mine = mine.map_or_else(|| "no known place".to_owned(), |mine| mine.to_string());
-        let message = format!(
-            "the disk of {host} ({theirs}) is newer than this host's ({mine}): start {host} as the primary",
-            host = hello.host
-        );
-        Err(Failure::text(ExitCode::Refused, message))
-    }
-
-    /// Lets another host start the guest that did not run here: an arbiter would keep the term for this one.
-    pub(super) fn give_back_term(&self) {
-        let mut arbiter = self.arbiter.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(Some(current)) = arbiter.read() else {
-            return;
-        };
-        let Standing {
-            term,
-            holder,
-            phase,
-        } = current.value;
-        if holder.as_str() == self.base.host && phase == Phase::Starting {
-            let given_back = Standing::new(term, holder, Phase::Ended);
-            if let Err(error) = arbiter.compare_and_swap(Some(current.revision), &given_back) {
-                tracing::warn!("the arbiter keeps the guest's start for this host: {error}");
-            }
-        }
-    }
-
-    /// The disks of a backup are nearly up to date, or will not be.
-    fn handle_disks(
-        &mut self,
-        session: u64,
-        result: Result<Box<Sending>, SyncError>,
-    ) -> Result<(), Failure> {
-        let is_current = self
-            .session
-            .as_ref()
-            .is_some_and(|current| current.id == session);
-        match result {
-            Ok(sending) if is_current => self.send_snapshot(*sending),
-            // Lost meanwhile, or about to be.
-            Ok(_) | Err(SyncError::Closed) => {}
-            Err(SyncError::Disk(error)) => return Err(Failure::new(ExitCode::Input, &error)),
-            Err(error) => self.refuse(session, &error),
-        }
-        Ok(())
-    }
-
-    /// A backup's disks cannot be brought up to date.
-    fn refuse(&mut self, session: u64, error: &SyncError) {
-        let Some(Session {
-            way: Way::SendingDisks { handle, .. },
-            ..
-        }) = self
-            .session
-            .as_ref()
-            .filter(|current| current.id == session)
-        else {
-            return;
-        };
-        tracing::error!("the backup's disks cannot be brought up to date: {error}");
-        let refusal = Refusal {
-            reason: RefuseReason::DiskMismatch,
-            term: self.decider.status().term.number(),
-            text: error.to_string(),
-        };
-        let handle = handle.clone();
-        tokio::spawn(async move {
-            // Closed already, or closed now.
-            let _ = handle.refuse(refusal).await;
-        });
-    }
-
     fn handle_snapshot(
         &mut self,
         session: u64,
@@ -571,16 +488,6 @@ impl Node {
             session: SessionId(session),
             cause,
         });
-    }
-}
-
-/// That the other host does not say that it has the newer disks.
-fn disks_are_newest(refusal: Option<&Refusal>) -> Result<(), Failure> {
-    match refusal {
-        Some(refusal) if refusal.reason == RefuseReason::NewerDisk => {
-            Err(Failure::new(ExitCode::Refused, refusal))
-        }
-        _ => Ok(()),
     }
 }
 

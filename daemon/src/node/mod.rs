@@ -7,9 +7,11 @@
 //! - [`event_loop`]: the loop; [`actions`]: what the decider decides.
 //! - [`primary`]: the way to a backup: listener, snapshot, acknowledgements.
 //! - [`backup`]: the way to a primary: dialling, following, going live.
+//! - [`disks`]: what its disks allow a host to do.
 
 mod actions;
 mod backup;
+mod disks;
 mod event_loop;
 mod input;
 mod primary;

@@ -24,7 +24,7 @@ use crate::snapshot;
 use crate::world::World;
 
 /// How long a backup may take to find out what a piece of its disk has.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
+const ANSWER_TIME: Duration = Duration::from_mins(1);
 
 /// Pause between two messages of the same stranger.
 const STRANGER_PAUSE: Duration = Duration::from_secs(5);

@@ -174,7 +174,9 @@ mod tests {
             longest in 1u32..20,
         ) {
             let mut set = RangeSet::new(200);
-            ranges.iter().for_each(|&range| set.insert(RangeIndex(range)));
+            for &range in &ranges {
+                set.insert(RangeIndex(range));
+            }
             let model: BTreeSet<u32> = ranges.into_iter().collect();
             prop_assert_eq!(set.count(), model.len() as u64);
             prop_assert_eq!(set.is_empty(), model.is_empty());

@@ -27,7 +27,8 @@ pub struct PrimaryIdentity {
     /// The history that they are part of, if there are any.
     pub disk_history: Option<DiskHistory>,
     /// Term of the history that this host's disks were part of when the guest started here, once it
-    /// runs: a disk with a later one has what this guest never had, and is not overwritten.
+    /// runs: a disk of a later one that is not this guest's has what this guest never had, and is not
+    /// overwritten.
     pub disk_term: Option<u64>,
 }
 
@@ -146,7 +147,10 @@ fn disk_mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, S
         return Some((RefuseReason::DiskMismatch, text));
     }
     let (position, term) = hello.disk_position.zip(me.disk_term)?;
-    (position.history.term > term).then(|| {
+    let is_ours = me
+        .disk_history
+        .is_some_and(|ours| ours.incarnation == position.history.incarnation);
+    (position.history.term > term && !is_ours).then(|| {
         let text = format!(
             "the disk of {theirs} ({position}) has what the guest on {mine} was started without \
              (term {term}): to give that up, remove the .samsara file beside the image on {theirs}"

@@ -7,16 +7,16 @@
 //! Length, version and kind are checked, in that order, before the body is looked at. There is no
 //! checksum: the stream is authenticated.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use samsara_commitlog::CommitSeq;
+mod fields;
 
-use super::disk::{
-    DIGESTS_MAX, DISKS_MAX, DigestQuestion, DiskHistory, DiskPosition, DiskShape, RangeDigests,
-};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::disk::{DIGESTS_MAX, DISKS_MAX, DigestQuestion, RangeDigests};
 use super::message::{
     Hello, Message, NAME_BYTES_MAX, PROTOCOL_VERSIONS, PeerRole, Refusal, RefuseReason, Right,
     SessionToken, TEXT_BYTES_MAX, TOKEN_BYTES, VersionRange, Welcome,
 };
+use fields::{Fields, put_history, put_option, put_text};
 
 /// Bytes in a control message, length field included. Four times what the largest one needs.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -309,7 +309,9 @@ impl RangeDigests {
                 let digests = &digests[..digests.len().min(DIGESTS_MAX as usize)];
                 out.put_u8(1);
                 out.put_u32_le(digests.len() as u32);
-                digests.iter().for_each(|&digest| out.put_u128_le(digest));
+                for &digest in digests {
+                    out.put_u128_le(digest);
+                }
             }
         }
     }
@@ -361,144 +363,6 @@ impl Refusal {
             term: fields.u64("term")?,
             text: fields.text("text", TEXT_BYTES_MAX)?,
         })
-    }
-}
-
-/// Length and UTF-8, cut to `max` bytes at a character boundary.
-fn put_text(out: &mut BytesMut, text: &str, max: usize) {
-    let cut = &text[..text.floor_char_boundary(max)];
-    out.put_u16_le(cut.len() as u16);
-    out.put_slice(cut.as_bytes());
-}
-
-fn put_option(out: &mut BytesMut, value: Option<u64>) {
-    out.put_u8(u8::from(value.is_some()));
-    out.put_u64_le(value.unwrap_or(0));
-}
-
-fn put_history(out: &mut BytesMut, history: Option<DiskHistory>) {
-    put_option(out, history.map(|history| history.term));
-    out.put_u128_le(history.map_or(0, |history| history.incarnation));
-}
-
-/// The rest of a body. Bytes left over at the end are fields of a newer build.
-struct Fields<'a> {
-    kind: u16,
-    rest: &'a [u8],
-}
-
-impl Fields<'_> {
-    fn bad(&self, field: &'static str) -> ControlError {
-        ControlError::Field {
-            kind: self.kind,
-            field,
-        }
-    }
-
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], ControlError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(self.bad(field))?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
-    fn u8(&mut self, field: &'static str) -> Result<u8, ControlError> {
-        self.array::<1>(field).map(|[byte]| byte)
-    }
-
-    fn u16(&mut self, field: &'static str) -> Result<u16, ControlError> {
-        self.array(field).map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self, field: &'static str) -> Result<u32, ControlError> {
-        self.array(field).map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self, field: &'static str) -> Result<u64, ControlError> {
-        self.array(field).map(u64::from_le_bytes)
-    }
-
-    fn u128(&mut self, field: &'static str) -> Result<u128, ControlError> {
-        self.array(field).map(u128::from_le_bytes)
-    }
-
-    fn seq(&mut self, field: &'static str) -> Result<CommitSeq, ControlError> {
-        self.u64(field).map(CommitSeq)
-    }
-
-    fn bool(&mut self, field: &'static str) -> Result<bool, ControlError> {
-        match self.u8(field)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(self.bad(field)),
-        }
-    }
-
-    fn option(&mut self, field: &'static str) -> Result<Option<u64>, ControlError> {
-        let present = self.bool(field)?;
-        let value = self.u64(field)?;
-        Ok(present.then_some(value))
-    }
-
-    /// A field that older builds of this version do not send.
-    fn appended<T: Default>(
-        &mut self,
-        decode: impl FnOnce(&mut Self) -> Result<T, ControlError>,
-    ) -> Result<T, ControlError> {
-        if self.rest.is_empty() {
-            return Ok(T::default());
-        }
-        decode(self)
-    }
-
-    fn disks(&mut self) -> Result<Vec<DiskShape>, ControlError> {
-        let count = self.u8("disk count")?;
-        if usize::from(count) > DISKS_MAX {
-            return Err(self.bad("disk count"));
-        }
-        let mut disk = || {
-            Ok(DiskShape {
-                bytes: self.u64("disk size")?,
-                read_only: self.bool("disk access")?,
-            })
-        };
-        (0..count).map(|_| disk()).collect()
-    }
-
-    fn history(&mut self) -> Result<Option<DiskHistory>, ControlError> {
-        let term = self.option("disk term")?;
-        let incarnation = self.u128("disk incarnation")?;
-        Ok(term.map(|term| DiskHistory { term, incarnation }))
-    }
-
-    fn position(&mut self) -> Result<Option<DiskPosition>, ControlError> {
-        let history = self.history()?;
-        let commit = self.option("disk commit")?.map(CommitSeq);
-        let position = history.zip(commit);
-        Ok(position.map(|(history, commit)| DiskPosition { history, commit }))
-    }
-
-    /// How many ranges of a disk; not none.
-    fn range_count(&mut self, max: u32) -> Result<u32, ControlError> {
-        let count = self.u32("range count")?;
-        if count == 0 || count > max {
-            return Err(self.bad("range count"));
-        }
-        Ok(count)
-    }
-
-    /// Text for people and logs: control characters could forge lines there.
-    fn text(&mut self, field: &'static str, max: usize) -> Result<String, ControlError> {
-        let bytes = usize::from(self.u16(field)?);
-        if bytes > max || bytes > self.rest.len() {
-            return Err(self.bad(field));
-        }
-        let (head, rest) = self.rest.split_at(bytes);
-        let text = std::str::from_utf8(head).map_err(|_| self.bad(field))?;
-        if text.chars().any(char::is_control) {
-            return Err(self.bad(field));
-        }
-        self.rest = rest;
-        Ok(text.to_owned())
     }
 }
 

@@ -474,6 +474,17 @@ fn the_newer_disk_is_neither_overwritten_nor_passed_over() {
     for term in [None, Some(5)] {
         admit(&running(term), None, &hello(), TOKEN).unwrap();
     }
+    // What it has of this very guest, in an earlier term, is no reason.
+    let same = DiskHistory {
+        term: 7,
+        ..position(5, 0).history
+    };
+    let same = Admission::Primary(PrimaryIdentity {
+        disk_history: Some(same),
+        disk_term: Some(4),
+        ..identity()
+    });
+    admit(&same, None, &hello(), TOKEN).unwrap();
 
     // A host that is about to start asks one that has newer disks.
     let kept = |vm: &str, position| Admission::NotPrimary {

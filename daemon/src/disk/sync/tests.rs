@@ -271,6 +271,35 @@ fn questions_about_what_is_not_there_are_not_answered() {
     }
 }
 
+#[test]
+fn parts_of_disks_that_are_not_here_are_errors() {
+    let host = Host::new(&[4096]);
+    let part = |disk, offset| {
+        let disks = host.disks.iter();
+        let disks = disks.map(|disk| Arc::clone(disk) as Arc<dyn Blocks>);
+        Consumer::with_disks(disks.collect()).frame(&Frame::DiskRange(DiskRange {
+            disk,
+            offset,
+            bytes: vec![1; 1024].into(),
+        }))
+    };
+    part(0, 3072).unwrap();
+    assert_eq!(host.contents()[0][3072..], [1; 1024]);
+    for (disk, offset) in [(1, 0), (0, 3584), (0, 4096), (0, 1 << 62)] {
+        let text = part(disk, offset).unwrap_err().to_string();
+        assert!(text.contains("does not have"), "{text}");
+    }
+    assert!(
+        Consumer::default()
+            .frame(&Frame::DiskRange(DiskRange {
+                disk: 0,
+                offset: 0,
+                bytes: vec![1; 512].into(),
+            }))
+            .is_err()
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
