@@ -143,7 +143,9 @@ pub(crate) fn boot(kvm: &Kvm, base: &Base, source: &Source) -> Result<Machine, F
             let pc = pc_of(config, shape, &disks);
             let slots: Vec<_> = (0..pc.device_count()).map_while(VirtioSlot::new).collect();
             let vcpus = linux::boot(&kvm.host, &image, shape, kernel, &slots)?;
-            Ok(Machine::new_pc(shape, image, vcpus, pc, disks))
+            let mut machine = Machine::new_pc(shape, image, vcpus, pc, disks);
+            prepare(kvm, config, &mut machine);
+            Ok(machine)
         }
     }
 }
@@ -186,6 +188,13 @@ pub fn isolation(config: &Config, traits: HostTraits, platform: Platform) -> Iso
             _ => Isolation::Parallel,
         },
     }
+}
+
+/// Has a machine take interrupts as it will when it runs here. Part of its state: to be done before
+/// anybody takes a snapshot of it.
+pub(crate) fn prepare(kvm: &Kvm, config: &Config, machine: &mut Machine) {
+    let isolation = isolation(config, kvm.traits, machine.platform());
+    machine.set_delivery(isolation.delivery());
 }
 
 /// Lets a machine run, recorded.

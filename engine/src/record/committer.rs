@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
 use samsara_machine::kvm::Paging;
 use samsara_machine::memory::PageIndex;
+use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 
 use super::faults::Faults;
@@ -24,6 +25,16 @@ pub enum Isolation {
     /// All vCPUs run in one view and one VM, one chunk at a time: nothing conflicts, and KVM sees every
     /// store to page tables itself.
     Serial,
+}
+
+impl Isolation {
+    /// When interrupts reach a vCPU.
+    pub fn delivery(self) -> Delivery {
+        match self {
+            Self::Parallel => Delivery::OwnCommits,
+            Self::Serial => Delivery::AllCommits,
+        }
+    }
 }
 
 /// How chunks are recorded.
