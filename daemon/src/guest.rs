@@ -229,7 +229,7 @@ pub(crate) fn run(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<Record
     connect(&base.network, move |device, frame| {
         receiver
             .upgrade()
-            .map(|recorder| recorder.frame_input(device, frame))
+            .map(|recorder| recorder.frame_input(device, &frame))
     })?;
     Ok(recorder)
 }
@@ -254,7 +254,7 @@ pub(crate) fn run_native(
     connect(&base.network, move |device, frame| {
         receiver
             .upgrade()
-            .map(|native| native.frame_input(device, frame))
+            .map(|native| native.frame_input(device, &frame))
     })?;
     Ok(native)
 }

@@ -172,10 +172,10 @@ impl Recorder {
     }
 
     /// Hands a network device of the guest a received frame.
-    pub fn frame_input(&self, device: DeviceIndex, bytes: Bytes) -> Result<Taken, EngineError> {
+    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Result<Taken, EngineError> {
         let has_room = |machine: &Machine| {
             let pc = machine.devices().pc();
-            pc.is_some_and(|pc| pc.has_room(device, bytes.len(), machine.image()))
+            pc.is_some_and(|pc| pc.has_room(device, frame.len(), machine.image()))
         };
         {
             let machine = self.shared.machine();
@@ -192,7 +192,7 @@ impl Recorder {
         self.shared.commit_input(|machine| {
             let input = has_room(machine).then(|| Input::Device {
                 device,
-                bytes: bytes.clone(),
+                bytes: frame.clone(),
             });
             if input.is_some() {
                 taken = Taken::Yes;
