@@ -80,7 +80,7 @@ impl Service {
         let status = pair
             .primary
             .wait_status("protection again", BOUND, is_protected);
-        let bytes = status.unwrap().disk_sync_bytes;
+        let bytes = status.unwrap().counters.disk_sync_bytes;
         println!(
             "  protected again after {:.1?}, {bytes} bytes of disk",
             begin.elapsed()
