@@ -67,6 +67,9 @@ pub enum HarnessError {
         /// What it said.
         what: String,
     },
+    /// The guest's service does not answer as it should.
+    #[error("the client of the guest's service")]
+    Client(#[source] io::Error),
     /// No port could be had.
     #[error("no free UDP and TCP port between {from} and {to} on 127.0.0.1")]
     NoPort {

@@ -17,6 +17,7 @@ mod metrics;
 mod pair;
 pub mod pauses;
 pub mod seed;
+pub mod service;
 mod site;
 pub mod store;
 pub mod tree;
