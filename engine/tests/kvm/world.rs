@@ -15,7 +15,7 @@ use samsara_machine::bare::{Program, boot};
 use samsara_machine::kvm::{Host, Paging};
 use samsara_machine::linux::{self, Kernel};
 use samsara_machine::memory::Image;
-use samsara_machine::pc::{ConsoleDevice, Pc};
+use samsara_machine::pc::{ConsoleDevice, Delivery, Pc};
 use samsara_machine::{Ended, Machine, Output, Platform};
 
 /// Longer than any run here takes on a busy machine.
@@ -279,6 +279,10 @@ impl Recorded {
         mut machine: Machine,
         settings: Settings,
     ) -> Result<Self, String> {
+        machine.set_delivery(match settings.isolation {
+            Isolation::Parallel => Delivery::OwnCommits,
+            Isolation::Serial => Delivery::AllCommits,
+        });
         let mut consumer = Consumer::default();
         feed(&mut consumer, &snapshot(&mut machine))?;
         let (world, stats) = (World::of(guest), Arc::new(Stats::new(guest.vcpus)));
