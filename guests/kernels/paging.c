@@ -27,8 +27,11 @@ enum {
     PRIVATE_TURNS = 3,
 };
 
-enum { PRESENT = 1, WRITABLE = 2, USER = 4, DIRTY = 0x40, LARGE = 0x80 };
+enum { PRESENT = 1, WRITABLE = 2, USER = 4, ACCESSED = 0x20, DIRTY = 0x40, LARGE = 0x80 };
 enum { CALL_PRIVATE, CALL_SHARED, CALL_SHOOT, CALL_END };
+
+/* What can be wrong. */
+enum { FAULTS = 1, SHOWS_OTHER, SHOWS_TOO_EARLY, WRITTEN, NOT_WRITTEN, WRITTEN_ELSEWHERE, DIRTY_LOST };
 
 #define WINDOW (1ul << 39)
 #define LARGE_PAGE (2ul << 20)
@@ -152,6 +155,27 @@ static u64 address_of(int slot)
     return slot < NEAR_SLOTS ? WINDOW + 4096 * (u64)slot : WINDOW + LARGE_PAGE * (u64)(slot - NEAR_SLOTS + 1);
 }
 
+/* The entry that changes. */
+static volatile u64 *place_of(int slot)
+{
+    return slot < NEAR_SLOTS ? &near_table[slot] : &window_directory[slot - NEAR_SLOTS + 1];
+}
+
+/* The last entry on the way to what a slot shows in a round. */
+static volatile u64 *leaf_of(int slot, u64 round)
+{
+    return slot < NEAR_SLOTS ? &near_table[slot] : &far_tables[slot - NEAR_SLOTS][frame_of(slot, round)][0];
+}
+
+/* What the entry that changes is set to. */
+static u64 entry_of(int slot, u64 round)
+{
+    u64 frame = frame_of(slot, round);
+    u64 to = slot < NEAR_SLOTS ? (u64)frames[frame] : (u64)far_tables[slot - NEAR_SLOTS][frame];
+    u64 kind = kind_of(slot, round);
+    return kind == 3 ? 0 : kind == 2 ? to | PRESENT | USER : to | PRESENT | USER | WRITABLE;
+}
+
 static void is_wrong(int cpu, int slot, u64 round, u64 what)
 {
     struct mine *mine = &vcpus[cpu];
@@ -164,33 +188,20 @@ static void is_wrong(int cpu, int slot, u64 round, u64 what)
 
 /* ---- at CPL 0 ---- */
 
-/* A slot's leaf entry in a round. */
-static volatile u64 *leaf_of(int slot, u64 round)
-{
-    return slot < NEAR_SLOTS ? &near_table[slot] : &far_tables[slot - NEAR_SLOTS][frame_of(slot, round)][0];
-}
-
 /* Takes a slot from the round before, if there was one, to this. Translations are not flushed. */
 static void install(int slot, u64 round)
 {
     u64 wrote[2] = {vcpus[0].wrote[slot], vcpus[1].wrote[slot]};
-    u64 kind = kind_of(slot, round);
-    u64 access = kind == 3 ? 0 : kind == 2 ? PRESENT | USER : PRESENT | USER | WRITABLE;
-    u64 leaf = (u64)frames[frame_of(slot, round)];
-    u64 old;
-    if (slot < NEAR_SLOTS) {
-        old = near_table[slot];
-        *(volatile u64 *)&near_table[slot] = access ? leaf | access : 0;
-    } else {
-        volatile u64 *entry = &window_directory[slot - NEAR_SLOTS + 1];
-        volatile u64 *to = leaf_of(slot, round);
-        *to = leaf | PRESENT | USER | WRITABLE;
-        *entry = access ? ((u64)to & ~4095ul) | access : 0;
-        old = round ? *leaf_of(slot, round - 1) : 0;
-    }
+    volatile u64 *place = place_of(slot);
+    u64 old = *place;
+    if (slot >= NEAR_SLOTS)
+        *leaf_of(slot, round) = (u64)frames[frame_of(slot, round)] | PRESENT | USER | WRITABLE;
+    *place = entry_of(slot, round);
+    if (slot >= NEAR_SLOTS && round)
+        old = *leaf_of(slot, round - 1);
     for (int cpu = 0; cpu < 2; cpu++)
         if (round && wrote[cpu] == round && is_writable(slot, round - 1) && !(old & DIRTY))
-            is_wrong(cpu, slot, round - 1, 4);
+            is_wrong(cpu, slot, round - 1, DIRTY_LOST);
 }
 
 static void flush(int private, u64 round)
@@ -322,7 +333,11 @@ static void look(int cpu, int slot, volatile u64 *round, u64 ahead)
     for (u64 at = from; at <= to; at++)
         is_right |= found == shown(slot, at);
     if (!is_right)
-        is_wrong(cpu, slot, from, found == FAULTED ? 1 : 2);
+        is_wrong(cpu, slot, from, found == FAULTED ? FAULTS : SHOWS_OTHER);
+    /* What shows already must be in the tables already. */
+    __asm__ volatile("mfence" : : : "memory");
+    if (is_right && found != shown(slot, from) && (*place_of(slot) & ~(u64)(ACCESSED | DIRTY)) == entry_of(slot, from))
+        is_wrong(cpu, slot, from, SHOWS_TOO_EARLY);
 
     is_right = 0;
     from = *round;
@@ -333,9 +348,9 @@ static void look(int cpu, int slot, volatile u64 *round, u64 ahead)
     for (u64 at = from; at <= to; at++)
         is_right |= was_done == is_writable(slot, at);
     if (!is_right)
-        is_wrong(cpu, slot, from, 3);
+        is_wrong(cpu, slot, from, was_done ? WRITTEN : NOT_WRITTEN);
     if (was_done && ahead == 0 && frames[frame_of(slot, from)][1] != from)
-        is_wrong(cpu, slot, from, 5);
+        is_wrong(cpu, slot, from, WRITTEN_ELSEWHERE);
     mine->looks++;
 }
 
