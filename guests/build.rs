@@ -1,5 +1,5 @@
 //! Compiles the guest programs: `programs/NAME.c`, with `programs/NAME/*.c` if there are any, and the runtime,
-//! into `OUT_DIR/NAME.elf`. Needs a C compiler that can make x86-64 code (`CC`, default `cc`) and nothing else.
+//! into `OUT_DIR/NAME.elf`; and kernels for tests, `kernels/NAME.c` and `kernels/NAME/*`, into `OUT_DIR/kernel-NAME.elf`. Needs a C compiler that can make x86-64 code (`CC`, default `cc`) and nothing else.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -37,10 +37,13 @@ const LINK_FLAGS: &[&str] = &[
     "-Wl,-z,max-page-size=4096",
 ];
 
+/// A kernel's code at CPL 0 may be emulated by KVM, which knows no vector registers; and there is no `memset`.
+const KERNEL_FLAGS: &[&str] = &["-mgeneral-regs-only", "-fno-tree-loop-distribute-patterns"];
+
 type Outcome<T> = Result<T, String>;
 
 fn main() -> ExitCode {
-    for changed in ["build.rs", "runtime", "programs"] {
+    for changed in ["build.rs", "runtime", "programs", "kernels"] {
         println!("cargo::rerun-if-changed={changed}");
     }
     println!("cargo::rerun-if-env-changed=CC");
@@ -65,7 +68,12 @@ fn build() -> Outcome<()> {
     let runtime = objects(&compiler, &sources("runtime")?, &out)?;
     let programs = sources("programs")?;
     parallel(&programs, |program| {
-        link(&compiler, program, &runtime, &out)
+        let target = out.join(stem(program)).with_extension("elf");
+        link(&compiler, program, &runtime, &[], &target)
+    })?;
+    parallel(&sources("kernels")?, |kernel| {
+        let name = format!("kernel-{}.elf", stem(kernel).display());
+        link(&compiler, kernel, &[], KERNEL_FLAGS, &out.join(name))
     })?;
     Ok(())
 }
@@ -143,17 +151,23 @@ fn objects(compiler: &Compiler, files: &[PathBuf], out: &Path) -> Outcome<Vec<Pa
     })
 }
 
-/// Compiles a program and links it with the runtime.
-fn link(compiler: &Compiler, program: &Path, runtime: &[PathBuf], out: &Path) -> Outcome<()> {
+/// Compiles a program, or a kernel, and links it with the runtime, if it has one.
+fn link(
+    compiler: &Compiler,
+    program: &Path,
+    runtime: &[PathBuf],
+    more_flags: &[&str],
+    target: &Path,
+) -> Outcome<()> {
     let folder = program.with_extension("");
     let parts = if folder.is_dir() {
         sources(&folder)?
     } else {
         Vec::new()
     };
-    let target = out.join(stem(program)).with_extension("elf");
     let script = "-Wl,-T,runtime/link.ld";
-    let flags = FLAGS.iter().chain(LINK_FLAGS).chain([&script]);
+    let flags = FLAGS.iter().chain(more_flags);
+    let flags = flags.chain(LINK_FLAGS).chain([&script]);
     let mut arguments: Vec<&OsStr> = flags.map(OsStr::new).collect();
     arguments.extend(["-o".as_ref(), target.as_os_str(), program.as_os_str()]);
     arguments.extend(parts.iter().chain(runtime).map(|path| path.as_os_str()));

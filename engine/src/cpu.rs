@@ -1,9 +1,13 @@
 //! What the engine needs of a vCPU. Tests run the same engine on made-up ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use samsara_machine::kvm::{Harvest, KvmError, Paging, RawExit, Restore, Vcpu, Vm};
+use samsara_commitlog::VcpuIndex;
+use samsara_machine::kvm::{
+    Harvest, Host, KvmError, Paging, Privilege, RawExit, Restore, Vcpu, Vm,
+};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::vcpu::VcpuState;
 
@@ -34,31 +38,50 @@ pub trait Cpu: Send + 'static {
     /// Takes over the events of a state: an interrupt was delivered to it.
     fn set_events(&mut self, state: &VcpuState) -> Result<(), KvmError>;
     /// Memory has changed from outside, page tables perhaps too: what was translated before the next
-    /// run holds no longer.
+    /// run, of this vCPU or another in its view, holds no longer.
     fn forget_translations(&mut self);
     /// Makes room for more written pages, after [`RawExit::RingFull`].
     fn reset_ring(&mut self) -> Result<(), KvmError>;
+}
+
+/// A VM on a view, for its vCPUs: one, or all in turn on one thread.
+#[derive(Debug)]
+pub(crate) struct ViewVm {
+    vm: Vm,
+    /// KVM follows changes of page tables only where the guest itself makes them.
+    paging: Paging,
+    /// What KVM translated, for whichever of the vCPUs, holds no longer.
+    must_rebuild: AtomicBool,
+}
+
+impl ViewVm {
+    pub(crate) fn new(vm: Vm, paging: Paging) -> Self {
+        Self {
+            vm,
+            paging,
+            must_rebuild: AtomicBool::new(false),
+        }
+    }
+
+    /// Creates a vCPU.
+    pub(crate) fn vcpu(
+        self: &Arc<Self>,
+        host: &Host,
+        index: VcpuIndex,
+        privilege: Privilege,
+    ) -> Result<ViewCpu, KvmError> {
+        Ok(ViewCpu {
+            vcpu: self.vm.vcpu(host, index, privilege)?,
+            vm: Arc::clone(self),
+        })
+    }
 }
 
 /// A vCPU on a view, in its VM.
 #[derive(Debug)]
 pub(crate) struct ViewCpu {
     vcpu: Vcpu,
-    vm: Arc<Vm>,
-    /// KVM follows changes of page tables only where the guest itself makes them.
-    paging: Paging,
-    must_rebuild: bool,
-}
-
-impl ViewCpu {
-    pub(crate) fn new(vcpu: Vcpu, vm: Arc<Vm>, paging: Paging) -> Self {
-        Self {
-            vcpu,
-            vm,
-            paging,
-            must_rebuild: false,
-        }
-    }
+    vm: Arc<ViewVm>,
 }
 
 impl Cpu for ViewCpu {
@@ -76,8 +99,8 @@ impl Cpu for ViewCpu {
     }
 
     fn run(&mut self, limit: Duration) -> Result<RawExit, KvmError> {
-        if std::mem::take(&mut self.must_rebuild) {
-            self.vm.rebuild_slots()?;
+        if self.vm.must_rebuild.swap(false, Ordering::Relaxed) {
+            self.vm.vm.rebuild_slots()?;
         }
         self.vcpu.run(Some(limit))
     }
@@ -111,7 +134,9 @@ impl Cpu for ViewCpu {
     }
 
     fn forget_translations(&mut self) {
-        self.must_rebuild = self.paging == Paging::Shadow && self.vcpu.may_run_kernel();
+        if self.vm.paging == Paging::Shadow && self.vcpu.may_run_kernel() {
+            self.vm.must_rebuild.store(true, Ordering::Relaxed);
+        }
     }
 
     fn reset_ring(&mut self) -> Result<(), KvmError> {

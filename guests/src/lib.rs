@@ -20,3 +20,7 @@ pub const STATUS_RIGHT: u8 = 0;
 pub const STATUS_WRONG: u8 = 1;
 /// Exit status of a run that did not accept its parameters.
 pub const STATUS_BAD_PARAMS: u8 = 2;
+
+/// The kernel, as an ELF file, that keeps changing its page tables and checks what its code at CPL 3 then sees, on two
+/// vCPUs of a PC. Command line: `ROUNDS SEED`. It powers off if all was right, and panics if not.
+pub const PAGING_KERNEL: &str = concat!(env!("OUT_DIR"), "/kernel-paging.elf");

@@ -344,7 +344,9 @@ impl<C: Cpu> ChunkRunner<C> {
     /// The pages that others committed and that this view shows: the chunk may have read them.
     fn stale_pages(&mut self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
         let incoming = self.lane().take_incoming();
-        if !incoming.is_empty() && self.shared.isolation == Isolation::Parallel {
+        let faults = self.shared.settings.faults;
+        let may_forget = !faults.makes(Mistake::SkipForgetTranslations);
+        if !incoming.is_empty() && self.shared.isolation == Isolation::Parallel && may_forget {
             self.seat.cpu.forget_translations();
         }
         if incoming.iter().any(|&page| self.guarded.contains(page)) {
@@ -354,7 +356,6 @@ impl<C: Cpu> ChunkRunner<C> {
         let (held, others): (Vec<_>, Vec<_>) = incoming
             .into_iter()
             .partition(|&page| lane.held.contains(page));
-        let faults = self.shared.settings.faults;
         // Held pages are resident: no need to ask.
         let held = held.into_iter().map(|page| (page, Residency::Private));
         let mut stale: Vec<_> = held.filter(|&(_, found)| faults.counts(found)).collect();
@@ -437,7 +438,8 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// A squash leaves no translation behind: the chunk may have changed page tables.
     fn forget_translations(&mut self) -> Result<(), MemoryError> {
-        if self.platform == Platform::Bare {
+        let faults = self.shared.settings.faults;
+        if self.platform == Platform::Bare || faults.makes(Mistake::SkipForgetTranslations) {
             return Ok(());
         }
         self.seat.cpu.forget_translations();

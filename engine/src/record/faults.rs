@@ -32,6 +32,8 @@ pub enum Mistake {
     SkipRestoreMemory,
     /// A squash leaves the vCPU as the chunk left it.
     SkipRestoreState,
+    /// What was translated through page tables holds on when they change from outside, or by a squash.
+    SkipForgetTranslations,
 }
 
 impl Faults {

@@ -13,7 +13,7 @@ use super::committer::{Isolation, Settings, Shared};
 use super::lane::Lane;
 use super::{service, worker};
 use crate::EngineError;
-use crate::cpu::{Cpu, ViewCpu};
+use crate::cpu::{Cpu, ViewVm};
 use crate::outside::Outside;
 use crate::stats::Stats;
 
@@ -54,25 +54,21 @@ impl Recorder {
         let indices = (0..machine.shape().vcpu_count).map(VcpuIndex);
         let new_view = || -> Result<_, EngineError> {
             let view = Arc::new(View::new(machine.image())?);
-            let vm = Arc::new(Vm::on_view(host, &view)?);
+            let vm = Arc::new(ViewVm::new(Vm::on_view(host, &view)?, paging));
             Ok((view, vm))
-        };
-        let new_cpu = |vm: &Arc<Vm>, index| -> Result<_, EngineError> {
-            let vcpu = vm.vcpu(host, index, privilege)?;
-            Ok(ViewCpu::new(vcpu, Arc::clone(vm), paging))
         };
         match settings.isolation {
             Isolation::Parallel => {
                 let cpus = indices.map(|index| {
                     let (view, vm) = new_view()?;
-                    Ok((view, new_cpu(&vm, index)?))
+                    Ok((view, vm.vcpu(host, index, privilege)?))
                 });
                 let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
                 Self::start_on(cpus, machine, outside, stats, settings)
             }
             Isolation::Serial => {
                 let (view, vm) = new_view()?;
-                let cpus = indices.map(|index| new_cpu(&vm, index));
+                let cpus = indices.map(|index| vm.vcpu(host, index, privilege));
                 let cpus = cpus.collect::<Result<Vec<_>, _>>()?;
                 Self::start_together(view, cpus, machine, outside, stats, settings)
             }

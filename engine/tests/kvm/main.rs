@@ -6,6 +6,7 @@
 mod carry_on;
 mod loads;
 mod mistakes;
+mod paging;
 mod privileged;
 mod programs;
 mod world;

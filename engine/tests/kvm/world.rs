@@ -13,8 +13,10 @@ use samsara_engine::{
 };
 use samsara_machine::bare::{Program, boot};
 use samsara_machine::kvm::{Host, Paging};
+use samsara_machine::linux::{self, Kernel};
 use samsara_machine::memory::Image;
-use samsara_machine::{Ended, Machine, Output};
+use samsara_machine::pc::{ConsoleDevice, Delivery, Pc};
+use samsara_machine::{Ended, Machine, Output, Platform};
 
 /// Longer than any run here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
@@ -28,10 +30,11 @@ pub(crate) fn host() -> Option<Host> {
     Some(Host::open().unwrap())
 }
 
-/// A program to run, and on what.
+/// A program to run, or a kernel whose command line are the parameters, and on what.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
     pub(crate) name: &'static str,
+    pub(crate) platform: Platform,
     pub(crate) path: PathBuf,
     pub(crate) params: String,
     pub(crate) vcpus: u8,
@@ -46,6 +49,7 @@ impl Guest {
         let (params, input) = (params.into(), Vec::new());
         Self {
             name,
+            platform: Platform::Bare,
             path,
             params,
             vcpus,
@@ -58,6 +62,12 @@ impl Guest {
     pub(crate) fn machine(&self, host: &Host) -> Machine {
         let shape = Shape::new(self.vcpus, self.memory_mib << 20).unwrap();
         let image = Arc::new(Image::new(shape).unwrap());
+        if self.platform == Platform::Pc {
+            let kernel = Kernel::open(&self.path, None, &self.params).unwrap();
+            let vcpus = linux::boot(host, &image, shape, &kernel, &[]).unwrap();
+            let pc = Pc::new(self.vcpus, 0, Vec::new(), ConsoleDevice::Serial);
+            return Machine::new_pc(shape, image, vcpus, pc, Vec::new());
+        }
         let program = Program::open(&self.path).unwrap();
         let vcpus = boot(host, &image, self.vcpus, &program, &self.params).unwrap();
         Machine::new(shape, image, vcpus)
@@ -269,6 +279,10 @@ impl Recorded {
         mut machine: Machine,
         settings: Settings,
     ) -> Result<Self, String> {
+        machine.set_delivery(match settings.isolation {
+            Isolation::Parallel => Delivery::OwnCommits,
+            Isolation::Serial => Delivery::AllCommits,
+        });
         let mut consumer = Consumer::default();
         feed(&mut consumer, &snapshot(&mut machine))?;
         let (world, stats) = (World::of(guest), Arc::new(Stats::new(guest.vcpus)));
