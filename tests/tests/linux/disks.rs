@@ -87,7 +87,7 @@ fn files_of_a_pair() {
 }
 
 /// Two images are the same, byte by byte; if not, where not.
-pub fn assert_equal(one: &Path, other: &Path) {
+pub(crate) fn assert_equal(one: &Path, other: &Path) {
     let (one, other) = (fs::read(one).unwrap(), fs::read(other).unwrap());
     assert_eq!(one.len(), other.len(), "sizes of the images");
     let places = one.iter().zip(&other).enumerate();

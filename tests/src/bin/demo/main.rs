@@ -4,6 +4,7 @@
 //! SHA-256 tree of a file. Half way the primary is killed. The backup carries on, and its answer must be the one that
 //! is computed here.
 
+mod linux;
 mod show;
 mod table;
 mod watch;
@@ -47,6 +48,10 @@ struct Arguments {
     /// The file to hash, 1 MiB to 1 GiB; default: the samsarad binary
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// A Linux machine with a disk and a network address instead: a client's connection outlives its hosts.
+    /// Needs root, for taps and network namespaces, and some minutes the first time
+    #[arg(long, conflicts_with = "input")]
+    linux: bool,
 }
 
 /// Why the demo ends otherwise than well.
@@ -88,6 +93,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         let line = format!("{why}: the demo runs virtual machines and needs KVM on this host");
         Failure::new(EXIT_NO_KVM, line)
     })?;
+    if arguments.linux {
+        return linux::run();
+    }
     let binaries = Binaries::locate()?;
     let input = arguments.input.as_ref().unwrap_or(&binaries.samsarad);
     let work = Work::new(input)?;
