@@ -118,7 +118,9 @@ pub(crate) fn boot(kvm: &Kvm, base: &Base, source: &Source) -> Result<Machine, F
             let pc = pc_of(config, shape, &disks);
             let slots: Vec<_> = (0..pc.device_count()).map_while(VirtioSlot::new).collect();
             let vcpus = linux::boot(&kvm.host, &image, shape, kernel, &slots)?;
-            Ok(Machine::new_pc(shape, image, vcpus, pc, disks))
+            let mut machine = Machine::new_pc(shape, image, vcpus, pc, disks);
+            prepare(kvm, config, &mut machine);
+            Ok(machine)
         }
     }
 }
@@ -147,6 +149,13 @@ fn pc_of(config: &Config, shape: Shape, disks: &[Arc<dyn Blocks>]) -> Pc {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let time_of_day = since_epoch.unwrap_or_default().as_nanos() as u64;
     Pc::new(shape.vcpu_count, time_of_day, devices, console)
+}
+
+/// Has a machine take interrupts as it will when it runs here. Part of its state: to be done before
+/// anybody takes a snapshot of it.
+pub(crate) fn prepare(kvm: &Kvm, config: &Config, machine: &mut Machine) {
+    let isolation = isolation(config, kvm.traits, machine.platform());
+    machine.set_delivery(isolation.delivery());
 }
 
 /// Lets a machine run, recorded.
@@ -189,7 +198,7 @@ pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Re
     connect(&base.network, move |device, frame| {
         receiver
             .upgrade()
-            .map(|recorder| recorder.frame_input(device, frame))
+            .map(|recorder| recorder.frame_input(device, &frame))
     })?;
     Ok(recorder)
 }
@@ -214,7 +223,7 @@ pub(crate) fn run_native(
     connect(&base.network, move |device, frame| {
         receiver
             .upgrade()
-            .map(|native| native.frame_input(device, frame))
+            .map(|native| native.frame_input(device, &frame))
     })?;
     Ok(native)
 }

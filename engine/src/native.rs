@@ -116,17 +116,20 @@ impl NativeRun {
     }
 
     /// Hands a network device of the guest a received frame.
-    pub fn frame_input(&self, device: DeviceIndex, bytes: Bytes) -> Result<Taken, EngineError> {
+    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Result<Taken, EngineError> {
         let mut state = self.shared.lock();
         if state.stopping {
             return Ok(Taken::Gone);
         }
         let machine = &state.machine;
         let pc = machine.devices().pc();
-        if !pc.is_some_and(|pc| pc.has_room(device, bytes.len(), machine.image())) {
+        if !pc.is_some_and(|pc| pc.has_room(device, frame.len(), machine.image())) {
             return Ok(Taken::NoRoom);
         }
-        let input = Input::Device { device, bytes };
+        let input = Input::Device {
+            device,
+            bytes: frame.clone(),
+        };
         self.shared.input(&mut state, &input)?;
         Ok(Taken::Yes)
     }

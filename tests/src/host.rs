@@ -44,7 +44,14 @@ impl Host {
         settings: &[String],
     ) -> Result<Self, HarnessError> {
         let _ = fs::remove_file(seat.report());
-        let mut command = Command::new(&binaries.samsarad);
+        let mut command = match seat.prefix.as_slice() {
+            [] => Command::new(&binaries.samsarad),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&binaries.samsarad);
+                command
+            }
+        };
         command
             .args(["--role", role, "--report"])
             .arg(seat.report());

@@ -92,13 +92,21 @@ pub struct Pair {
 impl Pair {
     /// Starts alpha as primary and beta as backup, with an arbiter in the site's directory unless `extra` says otherwise.
     pub fn start(site: &Site, guest: &Guest, extra: &[&str]) -> Result<Self, HarnessError> {
-        let (alpha, beta) = (site.seat("alpha")?, site.seat("beta")?);
-        let mut settings = guest.settings();
+        Self::start_at(site, &site.seats()?, guest.settings(), extra)
+    }
+
+    /// The same with seats that were made ready, and any guest's settings.
+    pub fn start_at(
+        site: &Site,
+        (alpha, beta): &(Seat, Seat),
+        mut settings: Vec<String>,
+        extra: &[&str],
+    ) -> Result<Self, HarnessError> {
         settings.push("failover.arbiter=file".to_owned());
         settings.push(format!("failover.arbiter_dir={}", site.arbiter().display()));
         settings.extend(extra.iter().map(ToString::to_string));
-        let primary = start(site, &alpha, &beta, Role::Primary, &settings)?;
-        let backup = start(site, &beta, &alpha, Role::Backup, &settings)?;
+        let primary = start(site, alpha, beta, Role::Primary, &settings)?;
+        let backup = start(site, beta, alpha, Role::Backup, &settings)?;
         Ok(Self {
             primary,
             backup,

@@ -31,6 +31,10 @@ pub struct Seat {
     pub metrics: SocketAddr,
     /// Its files.
     pub directory: PathBuf,
+    /// Settings that only this host has: its disks, its taps.
+    pub own: Vec<String>,
+    /// What its daemon's command line begins with, to run in a namespace.
+    pub prefix: Vec<String>,
 }
 
 impl Site {
@@ -89,6 +93,8 @@ impl Site {
             address,
             metrics,
             directory,
+            own: Vec::new(),
+            prefix: Vec::new(),
         })
     }
 
@@ -139,7 +145,7 @@ impl Seat {
     /// The settings of this host in a pair with `peer`.
     pub fn settings(&self, peer: &Self) -> Vec<String> {
         let file = |name: String| text(&self.directory.join(name));
-        vec![
+        let mut settings = vec![
             format!("replication.listen={}", self.address),
             format!("replication.peer={}", peer.address),
             format!("replication.peer_name={}", peer.name),
@@ -148,7 +154,9 @@ impl Seat {
             format!("tls.cert={}", file(format!("{}.pem", self.name))),
             format!("tls.key={}", file(format!("{}.key", self.name))),
             format!("metrics.listen={}", self.metrics),
-        ]
+        ];
+        settings.extend_from_slice(&self.own);
+        settings
     }
 }
 

@@ -124,6 +124,7 @@ impl Node {
 
     fn run_machine(&mut self, mut machine: Machine) -> Result<(), Failure> {
         let base = &mut self.base;
+        guest::prepare(&self.kvm, &base.config, &mut machine);
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }

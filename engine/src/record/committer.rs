@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
 use samsara_machine::kvm::{Paging, TscControl, host_tsc};
 use samsara_machine::memory::PageIndex;
+use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 
 use super::faults::Faults;
@@ -33,6 +34,14 @@ impl Isolation {
         match self {
             Self::Parallel => "parallel",
             Self::Serial => "serial",
+        }
+    }
+
+    /// When interrupts reach a vCPU.
+    pub fn delivery(self) -> Delivery {
+        match self {
+            Self::Parallel => Delivery::OwnCommits,
+            Self::Serial => Delivery::AllCommits,
         }
     }
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, Input, Shape, VcpuIndex};
 use samsara_machine::kvm::{Host, Vm};
 use samsara_machine::memory::View;
-use samsara_machine::pc::Delivery;
 use samsara_machine::{Machine, Platform};
 
 use super::committer::{Isolation, Settings, Shared};
@@ -88,7 +87,7 @@ impl Recorder {
         stats: Arc<Stats>,
         settings: Settings,
     ) -> Result<Self, EngineError> {
-        machine.set_delivery(Delivery::OwnCommits);
+        machine.set_delivery(Isolation::Parallel.delivery());
         let (lanes, cpus): (Vec<_>, Vec<_>) = cpus
             .into_iter()
             .map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu))
@@ -106,7 +105,7 @@ impl Recorder {
         stats: Arc<Stats>,
         settings: Settings,
     ) -> Result<Self, EngineError> {
-        machine.set_delivery(Delivery::AllCommits);
+        machine.set_delivery(Isolation::Serial.delivery());
         let kickers: Vec<_> = cpus.iter().map(Cpu::kicker).collect();
         let kick = Box::new(move || kickers.iter().for_each(|kick| kick()));
         let lanes = vec![Lane::new(view, kick)];
@@ -173,10 +172,10 @@ impl Recorder {
     }
 
     /// Hands a network device of the guest a received frame.
-    pub fn frame_input(&self, device: DeviceIndex, bytes: Bytes) -> Result<Taken, EngineError> {
+    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Result<Taken, EngineError> {
         let has_room = |machine: &Machine| {
             let pc = machine.devices().pc();
-            pc.is_some_and(|pc| pc.has_room(device, bytes.len(), machine.image()))
+            pc.is_some_and(|pc| pc.has_room(device, frame.len(), machine.image()))
         };
         {
             let machine = self.shared.machine();
@@ -193,7 +192,7 @@ impl Recorder {
         self.shared.commit_input(|machine| {
             let input = has_room(machine).then(|| Input::Device {
                 device,
-                bytes: bytes.clone(),
+                bytes: frame.clone(),
             });
             if input.is_some() {
                 taken = Taken::Yes;

@@ -47,7 +47,7 @@ fn could(machine: &Machine, vcpu: VcpuIndex) -> Could {
 }
 
 /// What the first of these vCPUs that can do something does next; waits until one can.
-fn next(shared: &Shared, vcpus: impl Iterator<Item = VcpuIndex> + Clone) -> Next {
+fn next(shared: &Shared, vcpus: &(impl Iterator<Item = VcpuIndex> + Clone)) -> Next {
     let mut machine = shared.machine();
     loop {
         if shared.is_over(&machine) {
@@ -90,7 +90,7 @@ pub(super) fn run<C: Cpu>(
     let mut runner = ChunkRunner::new(lane, Arc::clone(shared), seat);
     let mut turn = None;
     loop {
-        match next(shared, std::iter::once(index)) {
+        match next(shared, &std::iter::once(index)) {
             Next::Leave => return Ok(()),
             Next::Park => {
                 turn = None;
@@ -118,7 +118,7 @@ pub(super) fn run_all<C: Cpu>(shared: &Arc<Shared>, cpus: Vec<C>) -> Result<(), 
     let mut others: Vec<_> = seats.into_iter().map(Some).chain([None]).collect();
     loop {
         let in_turn = (1..=count).map(move |step| VcpuIndex((at.0 + step) % count));
-        match next(shared, in_turn) {
+        match next(shared, &in_turn) {
             Next::Leave => return Ok(()),
             Next::Park => shared.park_until_stop(),
             Next::Step(vcpu, operation, bytes) => step(vcpu, shared, operation, bytes)?,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use samsara_commitlog::Frame;
 use samsara_engine::{Consumer, Faults, Mistake};
+use samsara_machine::Machine;
 use samsara_machine::bare::register;
 use samsara_testing::{by_effort, number_from_env};
 
@@ -87,7 +88,7 @@ fn many_type_at_once() {
 fn typists(setup: &Setup) {
     let programs = setup.programs();
     let run = Run::start(setup, programs.clone());
-    let room = run.recorder.peek(|machine| machine.console_room());
+    let room = run.recorder.peek(Machine::console_room);
     let typist = || {
         let mut total = 0;
         while total < room {

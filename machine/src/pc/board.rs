@@ -53,7 +53,6 @@ impl Board<'_> {
     /// Acts on the exit that ended a chunk.
     pub(crate) fn exit(&mut self, vcpu: VcpuIndex, exit: &Exit) {
         match *exit {
-            Exit::Cut | Exit::Window => {}
             Exit::Halt => self.pc.activity[usize::from(vcpu.0)] = Activity::Halted,
             Exit::Write {
                 space,
@@ -70,7 +69,7 @@ impl Board<'_> {
                 let legacy = &mut self.pc.legacy;
                 legacy.finish_read(address as u16, size, self.now, self.signals);
             }
-            Exit::Read { .. } => {}
+            Exit::Cut | Exit::Window | Exit::Read { .. } => {}
             Exit::Exception { rip, vector, .. } => {
                 self.fault(format!("vCPU {vcpu}: exception {vector} at RIP {rip:#x}"));
             }
@@ -97,9 +96,8 @@ impl Board<'_> {
                 *touched = Touched::Apic.max(*touched);
             }
             Register::IoApic(offset) => {
-                let mut locals = Locals(self.vcpus);
-                let apics = &mut self.pc.apics;
-                apics.ioapic_write(offset, value as u32, &mut locals);
+                let locals = Locals(self.vcpus);
+                self.pc.apics.ioapic_write(offset, value as u32, &locals);
             }
             Register::Virtio(device, offset) => {
                 let mut reaction = Reaction::default();
@@ -158,7 +156,7 @@ impl Board<'_> {
     fn raise_lines(&mut self) {
         let pulses = std::mem::take(&mut self.signals.pulses);
         for pin in (0..24).filter(|pin| pulses & 1 << pin != 0) {
-            self.pc.apics.pulse(pin, &mut Locals(self.vcpus));
+            self.pc.apics.pulse(pin, &Locals(self.vcpus));
         }
     }
 
