@@ -85,7 +85,9 @@ impl Kvm {
             is_new
         });
         if is_new {
-            warnings.iter().for_each(|line| tracing::warn!("{line}"));
+            for line in warnings {
+                tracing::warn!("{line}");
+            }
         }
     }
 
@@ -133,7 +135,7 @@ fn warnings(traits: HostTraits) -> Vec<String> {
 }
 
 /// How a machine's vCPUs are kept apart on this host.
-pub fn isolation(config: &Config, traits: HostTraits, platform: Platform) -> Isolation {
+pub(crate) fn isolation(config: &Config, traits: HostTraits, platform: Platform) -> Isolation {
     match config.recording.isolation {
         ConfiguredIsolation::Parallel => Isolation::Parallel,
         ConfiguredIsolation::Serial => Isolation::Serial,
