@@ -11,8 +11,9 @@ use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
 use crate::metrics::{DurationCounts, Observed, Snapshot};
+use crate::net::Network;
 use crate::report::{QuantilesCommits, QuantilesUs, Report};
-use crate::status::{self, RoleChange, Status, unix_ms};
+use crate::status::{self, NetworkDevice, RoleChange, Status, unix_ms};
 use crate::world::World;
 
 /// What a backup's follower counts.
@@ -49,6 +50,8 @@ pub struct Board {
     status: Mutex<Status>,
     world: Arc<World>,
     stats: Arc<Stats>,
+    network: Arc<Network>,
+    taps: Vec<String>,
     guest: Mutex<Option<Box<dyn Fn() -> GuestView + Send>>>,
     /// Latencies of links that are gone.
     past: Mutex<[Quantiles; 2]>,
@@ -66,8 +69,12 @@ impl Board {
         host: &str,
         world: Arc<World>,
         stats: Arc<Stats>,
+        network: Arc<Network>,
     ) -> Self {
+        let taps = config.vm.net.iter().map(|net| net.tap.clone());
         Self {
+            network,
+            taps: taps.collect(),
             started: Instant::now(),
             status: Mutex::new(Status::new(config, role, host)),
             world,
@@ -131,6 +138,9 @@ impl Board {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.counters.digests_compared = load(&following.digests_compared);
         status.counters.disk_sync_bytes = load(&self.disk_sync_bytes);
+        let taps = self.taps.iter().zip(self.network.counts());
+        let devices = taps.map(|(tap, counts)| NetworkDevice::new(tap, &counts));
+        status.network = devices.collect();
         let [committed, received, verified] = self.world.positions().map(|seq| seq.0);
         status.positions = status::Positions {
             committed,
@@ -188,6 +198,8 @@ impl Observed for Board {
             chunk_durations: convert(counts.chunk),
             commit_durations: convert(counts.commit),
             output_holds: self.world.holds(),
+            network: self.network.counts(),
+            unwired_frames: self.network.unwired_frames(),
         }
     }
 }

@@ -6,13 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, Shape};
-use samsara_config::{
-    Config, ConsoleDevice, ConsoleInput, CpuModel as ConfiguredCpu,
-    Isolation as ConfiguredIsolation,
-};
-use samsara_engine::{EngineError, Isolation, NativeRun, Recorder, Settings};
+use samsara_config::{Config, ConsoleDevice, ConsoleInput};
+use samsara_engine::{EngineError, NativeRun, Recorder, Settings};
 use samsara_machine::bare::{self, Program};
-use samsara_machine::kvm::{Cpu, CpuModel, Host, HostTraits, Paging, X2Apic, probe};
 use samsara_machine::linux::{self, Kernel, VirtioSlot};
 use samsara_machine::memory::Image;
 use samsara_machine::pc::virtio::{Blocks, Device};
@@ -22,6 +18,8 @@ use samsara_machine::{Machine, Platform};
 use crate::board::GuestView;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
+pub use crate::kvm::Kvm;
+use crate::kvm::isolation;
 use crate::net::{Network, Taken, TapConfig};
 use crate::run::Base;
 
@@ -29,37 +27,6 @@ use crate::run::Base;
 const CONSOLE_FULL_PAUSE: Duration = Duration::from_millis(5);
 /// What a guest's disk says its serial number is, with its place behind it.
 const DISK_SERIAL: &[u8] = b"samsara-disk-";
-
-/// This host's KVM.
-pub struct Kvm {
-    host: Host,
-    traits: HostTraits,
-}
-
-impl Kvm {
-    /// Opens KVM for what the configuration wants, and finds out what kind it is.
-    pub fn open(config: &Config, recorded: bool) -> Result<Self, Failure> {
-        let mut host = Host::open()?;
-        host.set_cpu(Cpu {
-            model: match config.vm.cpu {
-                ConfiguredCpu::Baseline => CpuModel::Baseline,
-                ConfiguredCpu::Host => CpuModel::Host,
-            },
-            vcpu_count: config.vm.vcpus as u8,
-            x2apic: X2Apic::Shown,
-        })?;
-        if recorded {
-            host.check_recording()?;
-        }
-        let traits = probe(&host)?;
-        Ok(Self { host, traits })
-    }
-
-    /// What kind of KVM it is.
-    pub fn traits(&self) -> HostTraits {
-        self.traits
-    }
-}
 
 /// What a machine boots from.
 pub enum Source {
@@ -70,6 +37,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// What boots from it.
+    pub fn platform(&self) -> Platform {
+        match self {
+            Self::Program(_) => Platform::Bare,
+            Self::Kernel(_) => Platform::Pc,
+        }
+    }
+
     /// Opens what the configuration names, so that a bad one is found before anything else happens.
     pub fn open(config: &Config) -> Result<Option<Self>, Failure> {
         let vm = &config.vm;
@@ -176,20 +151,6 @@ fn pc_of(config: &Config, shape: Shape, disks: &[Arc<dyn Blocks>]) -> Pc {
     Pc::new(shape.vcpu_count, time_of_day, devices, console)
 }
 
-/// How a machine's vCPUs are kept apart on this host.
-pub fn isolation(config: &Config, traits: HostTraits, platform: Platform) -> Isolation {
-    match config.recording.isolation {
-        ConfiguredIsolation::Parallel => Isolation::Parallel,
-        ConfiguredIsolation::Serial => Isolation::Serial,
-        // KVM with shadow paging must forget all it knows of a guest's page tables whenever another vCPU
-        // commits: a guest that manages its own is better off with one view.
-        ConfiguredIsolation::Auto => match (platform, traits.paging) {
-            (Platform::Pc, Paging::Shadow) => Isolation::Serial,
-            _ => Isolation::Parallel,
-        },
-    }
-}
-
 /// Has a machine take interrupts as it will when it runs here. Part of its state: to be done before
 /// anybody takes a snapshot of it.
 pub(crate) fn prepare(kvm: &Kvm, config: &Config, machine: &mut Machine) {
@@ -198,12 +159,20 @@ pub(crate) fn prepare(kvm: &Kvm, config: &Config, machine: &mut Machine) {
 }
 
 /// Lets a machine run, recorded.
-pub(crate) fn run(kvm: &Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Failure> {
+pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Failure> {
     let config = &base.config;
     let recording = &config.recording;
+    let isolation = isolation(config, kvm.traits, machine.platform());
+    base.board
+        .update(|status| isolation.as_str().clone_into(&mut status.isolation));
+    if machine.platform() == Platform::Pc {
+        kvm.warn(base);
+    }
+    kvm.set_vcpu_count(machine.shape().vcpu_count)?;
     let settings = Settings {
-        isolation: isolation(config, kvm.traits, machine.platform()),
+        isolation,
         paging: kvm.traits.paging,
+        tsc: kvm.traits.tsc,
         chunk_min: Duration::from_micros(recording.chunk_min_us),
         chunk_max: Duration::from_micros(recording.chunk_max_us),
         digest_every: recording.digest_every,

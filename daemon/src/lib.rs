@@ -11,6 +11,7 @@ pub mod failure;
 mod follower;
 pub mod guest;
 pub mod http;
+mod kvm;
 pub mod log_file;
 pub mod logging;
 pub mod metrics;

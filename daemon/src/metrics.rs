@@ -22,6 +22,7 @@ pub use failover::FailoverMetrics;
 pub use network::NetworkMetrics;
 pub use replication::ReplicationMetrics;
 
+use crate::net::DeviceCounts;
 use crate::status::Status;
 
 /// What a scrape shows.
@@ -35,16 +36,22 @@ pub struct Snapshot {
     pub commit_durations: DurationCounts,
     /// How long outputs were held.
     pub output_holds: DurationCounts,
+    /// What the guest's network devices sent and got.
+    pub network: Vec<DeviceCounts>,
+    /// Frames of devices that have no tap here.
+    pub unwired_frames: u64,
 }
 
 impl Snapshot {
-    /// A snapshot without durations.
+    /// A snapshot without durations and frames.
     pub fn new(status: Status) -> Self {
         Self {
             status,
             chunk_durations: DurationCounts::default(),
             commit_durations: DurationCounts::default(),
             output_holds: DurationCounts::default(),
+            network: Vec::new(),
+            unwired_frames: 0,
         }
     }
 }
@@ -61,6 +68,7 @@ pub struct Metrics {
     engine: EngineMetrics,
     replication: ReplicationMetrics,
     failover: FailoverMetrics,
+    network: NetworkMetrics,
     /// One scrape at a time: counters advance by differences.
     scrape: Mutex<()>,
 }
@@ -79,6 +87,7 @@ impl Metrics {
             engine: EngineMetrics::new(&registry)?,
             replication: ReplicationMetrics::new(&registry)?,
             failover: FailoverMetrics::new(&registry)?,
+            network: NetworkMetrics::new(&registry)?,
             registry,
             scrape: Mutex::new(()),
         })
@@ -95,6 +104,8 @@ impl Metrics {
         self.engine.update(snapshot);
         self.replication.update(snapshot);
         self.failover.update(snapshot);
+        self.network
+            .update(&snapshot.network, snapshot.unwired_frames);
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

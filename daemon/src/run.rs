@@ -125,6 +125,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
         &host,
         world.clone(),
         stats.clone(),
+        network.clone(),
     ));
     let (promote, promotions) = mpsc::channel(1);
     let services = start_services(&config, &host, &board, promote).await?;

@@ -33,7 +33,8 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     let source = source.ok_or_else(|| {
         Failure::text(ExitCode::Config, "neither vm.program nor vm.kernel is set")
     })?;
-    let kvm = guest::Kvm::open(&base.config, recorded)?;
+    let mut kvm = guest::Kvm::open(&base.config, recorded)?;
+    kvm.introduce(&base, Some(source.platform()));
     let machine = guest::boot(&kvm, &base, &source)?;
     base.world.open();
     base.board.update(|status| {
@@ -48,7 +49,7 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     base.disks
         .establish(Arc::new(move || world.positions()[0]))?;
     base.leftovers.clear()?;
-    let running = start(&mut base, &kvm, machine, recorded)?;
+    let running = start(&mut base, &mut kvm, machine, recorded)?;
     base.notifier.ready();
     base.notifier.status("standalone, unprotected");
     let result = wait(&mut base).await;
@@ -75,7 +76,7 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
 
 fn start(
     base: &mut Base,
-    kvm: &guest::Kvm,
+    kvm: &mut guest::Kvm,
     mut machine: Machine,
     recorded: bool,
 ) -> Result<Running, Failure> {

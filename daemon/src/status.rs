@@ -1,9 +1,13 @@
 //! What a running daemon says about itself: to `samsaractl status`, to the metrics, to systemd.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use samsara_config::{ArbiterKind, Config, RecordingMode, Role};
+use samsara_config::{ArbiterKind, Config, Isolation, RecordingMode, Role};
 use serde::{Deserialize, Serialize};
+
+use crate::net::{DeviceCounts, Lost};
 
 /// Everything there is to say, at one moment. Units end the names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,8 +36,14 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Whether the VM is recorded.
     pub recording: RecordingMode,
-    /// How vCPUs are kept apart: `parallel` or `serial`.
+    /// How vCPUs are kept apart: `parallel` or `serial`; `auto` until a backup knows what guest it has.
     pub isolation: String,
+    /// What kind of KVM the host has, once that was found out.
+    #[serde(default)]
+    pub kvm: Option<HostKvm>,
+    /// What the guest may trip over on this host.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Progress counter in use for the order form, or why there is none.
     pub counter: String,
     /// Guest clock, nanoseconds since boot.
@@ -52,6 +62,9 @@ pub struct Status {
     pub peer: Option<Peer>,
     /// The arbiter.
     pub arbiter: Option<Arbiter>,
+    /// The guest's network devices.
+    #[serde(default)]
+    pub network: Vec<NetworkDevice>,
     /// Changes of role, oldest first.
     pub role_changes: Vec<RoleChange>,
     /// How the guest ended, once it has.
@@ -190,6 +203,65 @@ pub struct Arbiter {
     pub detail: String,
 }
 
+/// What kind of KVM a host has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKvm {
+    /// Who walks the guest's page tables: `second-level` (the processor) or `shadow` (KVM keeps its own).
+    pub paging: String,
+    /// What CPUID tells programs in the guest: `masked` (as configured) or `native` (the host's own).
+    pub cpuid: String,
+    /// The guest's time stamp counter: `movable` or `fixed` (the host's own).
+    pub tsc: String,
+}
+
+impl fmt::Display for HostKvm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { paging, cpuid, tsc } = self;
+        write!(f, "KVM with {paging} paging, CPUID {cpuid}, TSC {tsc}")
+    }
+}
+
+/// What a network device of the guest came to, since the start of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDevice {
+    /// Its number among the guest's devices.
+    pub device: u8,
+    /// Its tap on this host.
+    pub tap: String,
+    /// Frames that the guest took.
+    pub frames_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Frames of the guest that the network took.
+    pub frames_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Frames that got no further, by reason: `standby`, `no_room`, `gone`, `full`, `down`, `refused`.
+    pub lost: BTreeMap<String, u64>,
+    /// Frames that told the network that the guest is here now.
+    pub announcements: u64,
+    /// Times that the tap could not be read.
+    pub read_errors: u64,
+}
+
+impl NetworkDevice {
+    /// From what was counted.
+    pub fn new(tap: &str, counts: &DeviceCounts) -> Self {
+        let lost = Lost::ALL.map(|reason| (reason.as_str().to_owned(), counts.lost_for(reason)));
+        Self {
+            device: counts.device.0,
+            tap: tap.to_owned(),
+            frames_in: counts.frames_in,
+            bytes_in: counts.bytes_in,
+            frames_out: counts.frames_out,
+            bytes_out: counts.bytes_out,
+            lost: lost.into(),
+            announcements: counts.announcements,
+            read_errors: counts.read_errors,
+        }
+    }
+}
+
 /// A change of role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleChange {
@@ -230,7 +302,9 @@ impl Status {
             vcpus: config.vm.vcpus,
             memory_bytes: config.vm.memory.bytes(),
             recording: config.recording.mode,
-            isolation: "parallel".to_owned(),
+            isolation: isolation_word(config.recording.isolation).to_owned(),
+            kvm: None,
+            warnings: Vec::new(),
             counter: "none: effects form".to_owned(),
             guest_time_ns: 0,
             mark: 0,
@@ -243,6 +317,7 @@ impl Status {
             },
             peer: None,
             arbiter: None,
+            network: Vec::new(),
             role_changes: Vec::new(),
             ended: None,
         }
@@ -255,6 +330,14 @@ impl Status {
             self.state = state;
             self.since_unix_ms = unix_ms();
         }
+    }
+}
+
+const fn isolation_word(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Parallel => "parallel",
+        Isolation::Serial => "serial",
+        Isolation::Auto => "auto",
     }
 }
 

@@ -155,20 +155,23 @@ impl LinuxMachine {
     }
 
     fn command_line(&self) -> String {
-        let mut words = "console=ttyS0 quiet panic=-1 reboot=k lpj=12220000 tsc=reliable no_timer_check rodata=off \
-             retain_initrd cpu_init_udelay=0 noreplace-smp"
-            .to_owned();
+        const ALWAYS: &str = "console=ttyS0 quiet panic=-1 reboot=k lpj=12220000 tsc=reliable no_timer_check rodata=off \
+             retain_initrd cpu_init_udelay=0 noreplace-smp";
         let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         // Without it, the kernel measures: slower, and no better.
-        if let Some(khz) = tsc_khz(&cpus) {
-            words += &format!(" tsc_early_khz={khz}");
-        }
+        let rate = tsc_khz(&cpus).map(|khz| format!("tsc_early_khz={khz}"));
         assert!(self.devices <= DEVICE_LINES.len(), "too many devices");
-        for (index, line) in (0..).zip(&DEVICE_LINES[..self.devices]) {
+        let devices = (0..).zip(&DEVICE_LINES[..self.devices]);
+        let devices = devices.map(|(index, line)| {
             let base = DEVICES_BASE + index * DEVICE_BYTES;
-            words += &format!(" virtio_mmio.device=4K@{base:#x}:{line}");
-        }
-        format!("{words} {}", self.job)
+            format!("virtio_mmio.device=4K@{base:#x}:{line}")
+        });
+        let words: Vec<_> = std::iter::once(ALWAYS.to_owned())
+            .chain(rate)
+            .chain(devices)
+            .chain([self.job.clone()])
+            .collect();
+        words.join(" ")
     }
 }
 

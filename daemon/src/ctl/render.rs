@@ -2,7 +2,7 @@
 
 use samsara_config::{ArbiterKind, RecordingMode, Role};
 
-use crate::status::{LagAmount, RoleChange, Status};
+use crate::status::{LagAmount, NetworkDevice, RoleChange, Status};
 
 /// Changes of role shown; the JSON has all.
 const ROLE_CHANGES_SHOWN: usize = 8;
@@ -11,7 +11,9 @@ const ROLE_CHANGES_SHOWN: usize = 8;
 pub fn render(status: &Status, now_unix_ms: u64) -> String {
     let mut rows = summary(status, now_unix_ms);
     rows.extend(replication(status));
+    rows.extend(status.network.iter().map(network));
     rows.extend(recording(status));
+    rows.extend(host(status));
     rows.extend(history(status, now_unix_ms));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, text): &Row| format!("{name:>width$}  {}\n", one_line(text));
@@ -175,6 +177,32 @@ fn recording(status: &Status) -> Vec<Row> {
             ),
         ),
     ]
+}
+
+fn network(device: &NetworkDevice) -> Row {
+    let lost: Vec<String> = device
+        .lost
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!(", {count} lost: {reason}"))
+        .collect();
+    let text = format!(
+        "{}: {} frames in ({}), {} out ({}){}",
+        device.tap,
+        device.frames_in,
+        bytes(device.bytes_in),
+        device.frames_out,
+        bytes(device.bytes_out),
+        lost.concat()
+    );
+    ("network", text)
+}
+
+fn host(status: &Status) -> Vec<Row> {
+    let kvm = status.kvm.iter().map(|kvm| ("host", kvm.to_string()));
+    let warnings = status.warnings.iter();
+    kvm.chain(warnings.map(|line| ("warning", line.clone())))
+        .collect()
 }
 
 fn history(status: &Status, now: u64) -> Vec<Row> {

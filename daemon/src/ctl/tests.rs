@@ -1,7 +1,11 @@
 use samsara_config::{ArbiterKind, Config, Role};
 
 use super::*;
-use crate::status::{Arbiter, Ended, GateMode, LagAmount, Peer, Positions, RoleChange, Status};
+use crate::net::DeviceCounts;
+use crate::status::{
+    Arbiter, Ended, GateMode, HostKvm, LagAmount, NetworkDevice, Peer, Positions, RoleChange,
+    Status,
+};
 
 fn run(words: &[&str]) -> Result<String, CtlError> {
     let all = ["samsaractl"].iter().chain(words);
@@ -56,6 +60,22 @@ fn primary() -> Status {
         reason: format!("reason {index}"),
     };
     status.role_changes = (0..10).map(change).collect();
+    "serial".clone_into(&mut status.isolation);
+    status.kvm = Some(HostKvm {
+        paging: "shadow".to_owned(),
+        cpuid: "native".to_owned(),
+        tsc: "movable".to_owned(),
+    });
+    status.warnings = vec!["CPUID is not masked".to_owned()];
+    let counts = DeviceCounts {
+        frames_in: 12,
+        bytes_in: 2048,
+        frames_out: 3,
+        bytes_out: 300,
+        lost: [7, 0, 0, 1, 0, 0],
+        ..DeviceCounts::default()
+    };
+    status.network = vec![NetworkDevice::new("tap0", &counts)];
     status
 }
 
@@ -72,11 +92,14 @@ fn a_status_reads_well() {
   outputs  guarded, 2 held (2.0 KiB)
   commits  100, received 99, verified 90
       lag  received 0 commits, 0 B, 0.0 ms; verified 10 commits, 3.0 MiB, 4.2 ms
-recording  on, parallel; counter none: effects form
+  network  tap0: 12 frames in (2.0 KiB), 3 out (300 B), 1 lost: full, 7 lost: standby
+recording  on, serial; counter none: effects form
    chunks  90 (60 + 30 by vCPU), 0.0% in order form
 conflicts  10 squashed (10.0%), 0 ran exclusively
       log  0 B, effects 0 B
    checks  0 digests compared, 0 divergences
+     host  KVM with shadow paging, CPUID native, TSC movable
+  warning  CPUID is not masked
   history  2 earlier changes of role: see --json
   history  5 s ago: primary, term 2: reason 2
 ";

@@ -93,6 +93,17 @@ fn busy() -> Snapshot {
     snapshot.chunk_durations = durations.counts();
     snapshot.commit_durations = durations.counts();
     snapshot.output_holds = durations.counts();
+    snapshot.network = vec![crate::net::DeviceCounts {
+        device: samsara_commitlog::DeviceIndex(1),
+        frames_in: 40,
+        bytes_in: 41,
+        frames_out: 42,
+        bytes_out: 43,
+        announcements: 44,
+        read_errors: 45,
+        lost: [46, 47, 48, 49, 50, 51],
+    }];
+    snapshot.unwired_frames = 52;
     snapshot
 }
 
@@ -159,6 +170,10 @@ fn values_are_what_the_snapshot_says() {
     assert_eq!(of("samsara_chunks_total", "vcpu=\"1\""), "12");
     assert_eq!(of("samsara_role", "role=\"primary\""), "1");
     assert_eq!(of("samsara_role", "role=\"backup\""), "0");
+    assert_eq!(
+        of("samsara_net_frames_total", "direction=\"out\",vm=\"vm\""),
+        "42"
+    );
     assert_eq!(of("samsara_lag_seconds", "position=\"verified\""), "0.5");
     assert_eq!(of("samsara_lag_bytes", "position=\"received\""), "100");
     assert_eq!(of("samsara_guest_seconds", ""), "2.5");

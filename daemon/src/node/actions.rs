@@ -7,7 +7,7 @@ use samsara_config::Role;
 use samsara_failover::{
     Action, ArbiterRequest, Change, Event, GateMode, GaveUp, SessionId, Situation, StopReason, Term,
 };
-use samsara_machine::Machine;
+use samsara_machine::{Machine, Platform};
 use samsara_replication::protocol::{
     Admission, Hello, PROTOCOL_VERSIONS, PeerRole, PrimaryIdentity, Right,
 };
@@ -128,7 +128,7 @@ impl Node {
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }
-        let recorder = guest::run(&self.kvm, base, machine)?;
+        let recorder = guest::run(&mut self.kvm, base, machine)?;
         self.guest = Guest::Running(recorder);
         Ok(())
     }
@@ -350,6 +350,7 @@ impl Node {
             Guest::Booted(machine) => Some(machine.shape()),
             Guest::Running(recorder) => Some(recorder.shape()),
         };
+        let tsc_khz = self.kvm.tsc_khz().filter(|_| self.keeps_time_by_tsc());
         let host = self.base.host.clone();
         let admission = match (self.decider.reign(), shape) {
             (Some(term), Some(shape)) => Admission::Primary(PrimaryIdentity {
@@ -365,6 +366,8 @@ impl Node {
                 disk_term: matches!(self.guest, Guest::Running(_))
                     .then(|| self.base.disks.base_term())
                     .flatten(),
+                cpu_digest: Some(self.kvm.cpu_digest()),
+                tsc_khz,
             }),
             _ => Admission::NotPrimary {
                 host,
@@ -381,6 +384,16 @@ impl Node {
         });
     }
 
+    /// A Linux guest does.
+    fn keeps_time_by_tsc(&self) -> bool {
+        let platform = match &self.guest {
+            Guest::None => None,
+            Guest::Booted(machine) => Some(machine.platform()),
+            Guest::Running(recorder) => Some(recorder.peek(Machine::platform)),
+        };
+        platform == Some(Platform::Pc)
+    }
+
     pub(super) fn hello(&self, role: PeerRole) -> Hello {
         Hello {
             protocol: PROTOCOL_VERSIONS,
@@ -395,6 +408,8 @@ impl Node {
             input_bytes: self.base.input_bytes,
             disks: self.base.disks.shapes(),
             disk_position: self.base.disks.position(),
+            cpu_digest: Some(self.kvm.cpu_digest()),
+            tsc_khz: self.kvm.tsc_khz(),
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) fn node(mut base: Base, role: Role, limits: QueueLimits) -> Result<No
     let config = &base.config;
     let source = guest::Source::open(config)?;
     let kvm = guest::Kvm::open(config, true)?;
+    kvm.introduce(&base, source.as_ref().map(guest::Source::platform));
     let tls = TlsIdentity::load(&tls_files(config)?)
         .map_err(|error| Failure::new(ExitCode::Certificate, &error))?;
     if let (None, Some(name)) = (&config.replication.host_name, tls.name()) {

@@ -7,7 +7,7 @@ use samsara_commitlog::{
     Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record, VcpuIndex,
 };
 use samsara_machine::bare::{Guarded, Seen};
-use samsara_machine::kvm::{Harvest, RawExit, Restore};
+use samsara_machine::kvm::{Harvest, RawExit, Restore, host_tsc};
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 use samsara_machine::pc::apic::LocalApic;
 use samsara_machine::pc::{Own, own_access};
@@ -21,6 +21,7 @@ use super::faults::Mistake;
 use super::held::HeldPages;
 use super::lane::{Lane, LaneIndex};
 use super::pacing::{Company, Pacing, is_wait};
+use super::tsc::Tsc;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
@@ -71,9 +72,11 @@ impl<C: Cpu> Seat<C> {
         index: VcpuIndex,
         mut cpu: C,
         start: VcpuState,
+        tsc: Tsc,
         settings: &Settings,
     ) -> Result<Self, EngineError> {
-        cpu.restore(&start, Restore::Whole)?;
+        let (entry, how) = tsc.entry(&start, host_tsc());
+        cpu.restore(&entry, how)?;
         let pacing = Pacing::new(
             settings.chunk_min,
             settings.chunk_max,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
-use samsara_machine::kvm::Paging;
+use samsara_machine::kvm::{Paging, TscControl, host_tsc};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
@@ -13,6 +13,7 @@ use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 use super::faults::Faults;
 use super::lane::{Lane, LaneIndex};
 use super::rotation::Rotation;
+use super::tsc::Tsc;
 use super::turnstile::{Alone, Beside, Turnstile};
 use crate::outside::{Item, Outside};
 use crate::stats::{Stats, count};
@@ -28,6 +29,14 @@ pub enum Isolation {
 }
 
 impl Isolation {
+    /// The word for it, as in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Parallel => "parallel",
+            Self::Serial => "serial",
+        }
+    }
+
     /// When interrupts reach a vCPU.
     pub fn delivery(self) -> Delivery {
         match self {
@@ -44,6 +53,8 @@ pub struct Settings {
     pub isolation: Isolation,
     /// Who walks page tables on this host.
     pub paging: Paging,
+    /// Whether vCPUs' TSCs can be set on this host.
+    pub tsc: TscControl,
     /// Shortest chunk.
     pub chunk_min: Duration,
     /// Longest chunk.
@@ -78,6 +89,8 @@ pub(super) struct Shared {
     pub(super) stats: Arc<Stats>,
     pub(super) settings: Settings,
     pub(super) isolation: Isolation,
+    /// What the vCPUs' TSCs are when they start.
+    pub(super) tsc: Tsc,
     /// The last commit whose pages are in all `incoming` lists.
     published: AtomicU64,
     stopping: AtomicBool,
@@ -104,6 +117,7 @@ impl Shared {
         Self {
             published: AtomicU64::new(machine.seq().0),
             clock_base: machine.guest_time(),
+            tsc: Tsc::of(&machine, settings.tsc, host_tsc()),
             machine: Mutex::new(machine),
             turnstile: Turnstile::default(),
             rotation: Rotation::default(),

@@ -29,6 +29,7 @@ mod pacing;
 mod recorder;
 mod rotation;
 mod service;
+mod tsc;
 mod turnstile;
 mod worker;
 

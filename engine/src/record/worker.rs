@@ -76,7 +76,7 @@ fn seat<C: Cpu>(index: VcpuIndex, shared: &Shared, mut cpu: C) -> Result<Seat<C>
         machine.take_touched(index);
         machine.vcpu(index).clone()
     };
-    Seat::new(index, cpu, start, &shared.settings)
+    Seat::new(index, cpu, start, shared.tsc, &shared.settings)
 }
 
 /// Runs a vCPU beside the others until the machine ends or the recorder stops.

@@ -12,7 +12,7 @@ use samsara_engine::{
     StatsSnapshot,
 };
 use samsara_machine::bare::{Program, boot};
-use samsara_machine::kvm::{Host, Paging};
+use samsara_machine::kvm::{Host, Paging, TscControl};
 use samsara_machine::linux::{self, Kernel};
 use samsara_machine::memory::Image;
 use samsara_machine::pc::{ConsoleDevice, Delivery, Pc};
@@ -221,6 +221,7 @@ pub(crate) fn settings(faults: Faults) -> Settings {
     Settings {
         isolation: Isolation::Parallel,
         paging: Paging::Second,
+        tsc: TscControl::Movable,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,

@@ -10,7 +10,7 @@ use samsara_engine::{
     Consumer, EngineError, Faults, Isolation, Item, Outside, Recorder, Settings, Stats,
     StatsSnapshot,
 };
-use samsara_machine::kvm::Paging;
+use samsara_machine::kvm::{Paging, TscControl};
 use samsara_machine::memory::{Image, View};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Ended, Machine, Output};
@@ -97,6 +97,7 @@ impl Setup {
         Settings {
             isolation: Isolation::Parallel,
             paging: Paging::Second,
+            tsc: TscControl::Movable,
             chunk_min: Duration::from_micros(50),
             chunk_max: self.chunk_max,
             digest_every: 16,

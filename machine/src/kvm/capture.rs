@@ -28,7 +28,7 @@ use super::vcpu::Vcpu;
 use crate::vcpu::{VcpuState, XsaveArea};
 
 /// The time stamp counter.
-const TSC: u32 = 0x10;
+pub(crate) const TSC: u32 = 0x10;
 /// It, and what would set it as a side effect.
 const RUNNING_MSRS: [u32; 3] = [TSC, 0x3b, 0x6e0];
 
@@ -55,6 +55,8 @@ pub enum Privilege {
 pub enum Restore {
     /// All of it: the vCPU continues on this host what ran elsewhere.
     Whole,
+    /// All of it but the TSC, on a host where that cannot be set.
+    HostTsc,
     /// All but time: a squashed chunk starts again, and the TSC goes on.
     KeepTime,
 }
@@ -259,7 +261,11 @@ impl Vcpu {
         let wanted: Vec<kvm_msr_entry> = state
             .msrs()
             .into_iter()
-            .filter(|entry| what == Restore::Whole || !RUNNING_MSRS.contains(&entry.index))
+            .filter(|entry| match what {
+                Restore::Whole => true,
+                Restore::HostTsc => entry.index != TSC,
+                Restore::KeepTime => !RUNNING_MSRS.contains(&entry.index),
+            })
             .filter(|entry| self.msr_indices.contains(&entry.index))
             .collect();
         let mut rest = wanted.as_slice();
@@ -281,7 +287,8 @@ fn entries(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
     Msrs::from_entries(entries).map_err(too_many)
 }
 
-fn host_tsc() -> u64 {
+/// This host's time stamp counter.
+pub fn host_tsc() -> u64 {
     // SAFETY: every x86-64 processor that runs KVM has the instruction.
     unsafe { std::arch::x86_64::_rdtsc() }
 }

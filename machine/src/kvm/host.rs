@@ -64,6 +64,7 @@ pub struct Host {
     pub(super) kvm: Kvm,
     supported: CpuId,
     pub(super) cpu: CpuLeaves,
+    cpu_digest: u64,
     pub(super) msr_indices: Vec<u32>,
 }
 
@@ -101,9 +102,11 @@ impl Host {
             .copied()
             .filter(|&index| is_guest_state(index))
             .collect();
+        let cpu = CpuLeaves::new(Cpu::default(), &supported)?;
         Ok(Self {
             kvm,
-            cpu: CpuLeaves::new(Cpu::default(), &supported)?,
+            cpu_digest: cpu.digest(),
+            cpu,
             supported,
             msr_indices,
         })
@@ -122,12 +125,27 @@ impl Host {
     /// Sets the processor that vCPUs made from now on show their guest. Without this it is [`Cpu::default`].
     pub fn set_cpu(&mut self, cpu: Cpu) -> Result<(), KvmError> {
         self.cpu = CpuLeaves::new(cpu, &self.supported)?;
+        let alike = Cpu {
+            vcpu_count: Cpu::default().vcpu_count,
+            ..cpu
+        };
+        self.cpu_digest = CpuLeaves::new(alike, &self.supported)?.digest();
         Ok(())
     }
 
-    /// A digest of that processor: two hosts of one machine must have the same.
+    /// A digest of that processor: two hosts of one machine must have the same. The count of vCPUs is
+    /// not part of it, because a machine brings its own.
     pub fn cpu_digest(&self) -> u64 {
-        self.cpu.digest()
+        self.cpu_digest
+    }
+
+    /// The rate of vCPUs' TSC in kHz; none where it has no steady one.
+    pub fn tsc_khz(&self) -> Result<Option<u32>, KvmError> {
+        let vm = self.kvm.create_vm();
+        let vm = vm.map_err(KvmError::request("KVM_CREATE_VM"))?;
+        let vcpu = vm.create_vcpu(0);
+        let vcpu = vcpu.map_err(KvmError::request("KVM_CREATE_VCPU"))?;
+        Ok(vcpu.get_tsc_khz().ok().filter(|&khz| khz > 0))
     }
 
     /// The state components that guests may enable, as XCR0 has them; 0 without XSAVE.

@@ -11,7 +11,8 @@ mod probe;
 mod vcpu;
 mod vm;
 
-pub use capture::{Privilege, Restore};
+pub(crate) use capture::TSC;
+pub use capture::{Privilege, Restore, host_tsc};
 pub use cpu_model::{Cpu, CpuError, CpuLeaves, CpuModel, X2Apic};
 pub use dirty_ring::Harvest;
 pub use exit::RawExit;

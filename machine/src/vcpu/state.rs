@@ -11,6 +11,7 @@ use kvm_bindings::{
 use samsara_commitlog::{ByteRuns, ByteRunsBuilder};
 
 use super::layout::{XsaveArea, load, store};
+use crate::kvm::TSC;
 use crate::pc::apic::{LocalApic, Mode};
 
 /// Version of this layout and of the devices' layouts.
@@ -238,6 +239,16 @@ impl VcpuState {
     pub fn msr(&self, index: u32) -> Option<u64> {
         let entry = self.msrs().into_iter().find(|entry| entry.index == index)?;
         Some(entry.data)
+    }
+
+    /// The time stamp counter; none where the state has none.
+    pub fn tsc(&self) -> Option<u64> {
+        self.msr(TSC)
+    }
+
+    /// Sets the time stamp counter, where the state has one.
+    pub fn set_tsc(&mut self, value: u64) {
+        self.set_msr(TSC, value);
     }
 
     pub(crate) fn set_msr(&mut self, index: u32, data: u64) {

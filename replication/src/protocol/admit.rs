@@ -30,7 +30,15 @@ pub struct PrimaryIdentity {
     /// runs: a disk of a later one that is not this guest's has what this guest never had, and is not
     /// overwritten.
     pub disk_term: Option<u64>,
+    /// Digest of the processor that the guest is shown, without the count of vCPUs.
+    pub cpu_digest: Option<u64>,
+    /// Rate in kHz of the TSC by which the guest keeps time, if it does.
+    pub tsc_khz: Option<u64>,
 }
+
+/// TSCs whose rates differ by no more than one part in so many count as equal: guests' time
+/// synchronisation makes up for that.
+const TSC_RATE_PARTS: u64 = 1000;
 
 /// What this host answers to those who dial it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +146,29 @@ fn mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String
         );
         return Some((RefuseReason::InputMismatch, text));
     }
-    disk_mismatch(me, hello)
+    processor_mismatch(me, hello).or_else(|| disk_mismatch(me, hello))
+}
+
+/// What a host does not say cannot differ: it runs an older build, or has no steady TSC.
+fn processor_mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String)> {
+    let (mine, theirs) = (&me.host, &hello.host);
+    let digests = me.cpu_digest.zip(hello.cpu_digest);
+    if digests.is_some_and(|(mine, theirs)| mine != theirs) {
+        let text = format!(
+            "guests on {mine} and {theirs} are shown different processors: set the same vm.cpu on both hosts, \
+             \"baseline\" if one lacks features of the other; hosts of different processor vendors cannot be paired"
+        );
+        return Some((RefuseReason::CpuMismatch, text));
+    }
+    let (my_khz, their_khz) = me.tsc_khz.zip(hello.tsc_khz)?;
+    let differs = my_khz.abs_diff(their_khz) > my_khz.min(their_khz) / TSC_RATE_PARTS;
+    differs.then(|| {
+        let text = format!(
+            "the TSC counts at {my_khz} kHz on {mine}, at {their_khz} kHz on {theirs}, and a Linux guest keeps \
+             time by it: pair hosts whose TSCs have the same rate"
+        );
+        (RefuseReason::TscMismatch, text)
+    })
 }
 
 fn disk_mismatch(me: &PrimaryIdentity, hello: &Hello) -> Option<(RefuseReason, String)> {

@@ -245,6 +245,8 @@ impl Hello {
         }
         put_history(out, self.disk_position.map(|position| position.history));
         put_option(out, self.disk_position.map(|position| position.commit.0));
+        put_option(out, self.cpu_digest);
+        put_option(out, self.tsc_khz);
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
@@ -268,6 +270,8 @@ impl Hello {
             input_bytes: fields.option("input_bytes")?,
             disks: fields.appended(Fields::disks)?,
             disk_position: fields.appended(Fields::position)?,
+            cpu_digest: fields.appended(|fields| fields.option("cpu digest"))?,
+            tsc_khz: fields.appended(|fields| fields.option("tsc rate"))?,
         })
     }
 }
@@ -339,6 +343,8 @@ impl Refusal {
             RefuseReason::SameName => 8,
             RefuseReason::DiskMismatch => 9,
             RefuseReason::NewerDisk => 10,
+            RefuseReason::CpuMismatch => 11,
+            RefuseReason::TscMismatch => 12,
             RefuseReason::Other(code) => code,
         });
         out.put_u64_le(self.term);
@@ -358,6 +364,8 @@ impl Refusal {
                 8 => RefuseReason::SameName,
                 9 => RefuseReason::DiskMismatch,
                 10 => RefuseReason::NewerDisk,
+                11 => RefuseReason::CpuMismatch,
+                12 => RefuseReason::TscMismatch,
                 code => RefuseReason::Other(code),
             },
             term: fields.u64("term")?,

@@ -84,6 +84,10 @@ pub struct Hello {
     pub disks: Vec<DiskShape>,
     /// Where they are, if they are anywhere.
     pub disk_position: Option<DiskPosition>,
+    /// Digest of the processor that it shows its guest, without the count of vCPUs.
+    pub cpu_digest: Option<u64>,
+    /// Rate of its vCPUs' TSC in kHz, if that is steady.
+    pub tsc_khz: Option<u64>,
 }
 
 /// The primary's answer to a backup it accepts.
@@ -149,6 +153,10 @@ pub enum RefuseReason {
     DiskMismatch,
     /// A disk has what would be lost.
     NewerDisk,
+    /// Guests are shown different processors.
+    CpuMismatch,
+    /// TSCs of different rates.
+    TscMismatch,
     /// A reason of a newer version; the text says it.
     Other(u16),
 }
@@ -178,6 +186,8 @@ impl Refusal {
             | RefuseReason::SameName
             | RefuseReason::DiskMismatch
             | RefuseReason::NewerDisk
+            | RefuseReason::CpuMismatch
+            | RefuseReason::TscMismatch
             | RefuseReason::Other(_) => true,
         }
     }

@@ -25,6 +25,8 @@ fn hello() -> Hello {
         input_bytes: Some(77),
         disks: DISKS.to_vec(),
         disk_position: Some(position(5, 900)),
+        cpu_digest: Some(0xc0de),
+        tsc_khz: Some(2_000_000),
     }
 }
 
@@ -40,6 +42,8 @@ fn identity() -> PrimaryIdentity {
         disks: DISKS.to_vec(),
         disk_history: Some(position(7, 0).history),
         disk_term: None,
+        cpu_digest: Some(0xc0de),
+        tsc_khz: Some(2_001_000),
     }
 }
 
@@ -105,9 +109,13 @@ fn any_hello() -> impl Strategy<Value = Message> {
         any::<u64>(),
     );
     let options = (any::<Option<u64>>(), any::<bool>(), any::<bool>());
-    let disks = (any_disks(), prop::option::of(any_position()));
-    (text(), text(), numbers, options, disks).prop_map(|(vm, host, numbers, options, disks)| {
-        let (disks, disk_position) = disks;
+    let later = (
+        any_disks(),
+        prop::option::of(any_position()),
+        any::<[Option<u64>; 2]>(),
+    );
+    (text(), text(), numbers, options, later).prop_map(|(vm, host, numbers, options, later)| {
+        let (disks, disk_position, [cpu_digest, tsc_khz]) = later;
         let ([min, max], log_version, term, vcpu_max, memory_bytes_max) = numbers;
         let (input_bytes, can_boot, primary) = options;
         let role = if primary {
@@ -129,6 +137,8 @@ fn any_hello() -> impl Strategy<Value = Message> {
             input_bytes,
             disks,
             disk_position,
+            cpu_digest,
+            tsc_khz,
         })
     })
 }
@@ -406,14 +416,60 @@ fn what_an_older_build_does_not_send_is_absent() {
     let bytes = Message::Hello(Hello {
         disks: Vec::new(),
         disk_position: None,
+        cpu_digest: None,
+        tsc_khz: None,
         ..hello()
     })
     .encode();
-    // A count of disks, and a position of two options and an incarnation.
-    let mut older = bytes[..bytes.len() - (1 + 9 + 16 + 9)].to_vec();
-    let length = older.len() as u32 - 4;
-    older[..4].copy_from_slice(&length.to_le_bytes());
-    assert_eq!(read(&older, 99).unwrap(), read(&bytes, 99).unwrap());
+    // Options of the processor; then a count of disks, and a position of two options and an incarnation.
+    let processor = 9 + 9;
+    for absent in [9, processor, processor + 1 + 9 + 16 + 9] {
+        let mut older = bytes[..bytes.len() - absent].to_vec();
+        let length = older.len() as u32 - 4;
+        older[..4].copy_from_slice(&length.to_le_bytes());
+        assert_eq!(read(&older, 99).unwrap(), read(&bytes, 99).unwrap());
+    }
+}
+
+#[test]
+fn processors_that_differ_are_refused_with_what_to_do() {
+    let answer = |cpu_digest, tsc_khz| {
+        let hello = Hello {
+            cpu_digest,
+            tsc_khz,
+            ..hello()
+        };
+        let answer = admit(&Admission::Primary(identity()), None, &hello, TOKEN);
+        answer.map(drop).map_err(|refusal| {
+            assert!(refusal.is_permanent());
+            (refusal.reason, refusal.text)
+        })
+    };
+    let (reason, text) = answer(Some(1), Some(2_000_000)).unwrap_err();
+    assert_eq!(reason, RefuseReason::CpuMismatch);
+    assert!(
+        text.contains("alpha and beta") && text.contains("vm.cpu"),
+        "{text}"
+    );
+    for khz in [1_990_000, 2_004_000, 0, u64::MAX] {
+        let (reason, text) = answer(Some(0xc0de), Some(khz)).unwrap_err();
+        assert_eq!(reason, RefuseReason::TscMismatch);
+        let rates = format!("2001000 kHz on alpha, at {khz} kHz on beta");
+        assert!(text.contains(&rates), "{text}");
+    }
+    // Within a thousandth, or not said.
+    answer(Some(0xc0de), Some(2_000_000)).unwrap();
+    answer(Some(0xc0de), Some(2_003_001)).unwrap();
+    answer(None, None).unwrap();
+    let bare = Admission::Primary(PrimaryIdentity {
+        tsc_khz: None,
+        ..identity()
+    });
+    let slow = Hello {
+        tsc_khz: Some(1_000_000),
+        ..hello()
+    };
+    admit(&bare, None, &slow, TOKEN).unwrap();
 }
 
 #[test]

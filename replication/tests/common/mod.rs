@@ -106,6 +106,8 @@ pub fn hello() -> Hello {
         input_bytes: None,
         disks: Vec::new(),
         disk_position: None,
+        cpu_digest: None,
+        tsc_khz: None,
     }
 }
 
@@ -121,6 +123,8 @@ pub fn identity() -> PrimaryIdentity {
         disks: Vec::new(),
         disk_history: None,
         disk_term: None,
+        cpu_digest: None,
+        tsc_khz: None,
     }
 }
 

@@ -217,6 +217,8 @@ fn a_backup_of_another_version() {
         input_bytes: None,
         disks: Vec::new(),
         disk_position: None,
+        cpu_digest: None,
+        tsc_khz: None,
     };
     let dialer = Dialer::new(link(&hosts.beta, &hosts.alpha), identity(&hosts.beta));
     let told = runtime()
@@ -247,6 +249,8 @@ fn fake_primary(
         disks: Vec::new(),
         disk_history: None,
         disk_term: None,
+        cpu_digest: None,
+        tsc_khz: None,
     };
     let (config, tls) = (link(own, peer), identity(own));
     let listener =

@@ -52,10 +52,10 @@ fn a_connection_outlives_the_hosts_that_serve_it() {
     for _ in 0..kills {
         kill_once(&mut service, &client, &mut seeded);
     }
-    let seen = client.finish(&service.wire).unwrap();
+    let summary = client.finish(&service.wire).unwrap();
     println!(
         "  {} answers, {} values set, {} read back; longest pause {:.2?}",
-        seen.pauses.answers, seen.sets, seen.keys, seen.pauses.longest
+        summary.pauses.answers, summary.sets, summary.keys, summary.pauses.longest
     );
     assert_ended_alike(service);
 }
