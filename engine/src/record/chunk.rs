@@ -3,25 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::{
-    Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record, VcpuIndex,
-};
+use samsara_commitlog::{Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record};
 use samsara_machine::bare::{Guarded, Seen};
-use samsara_machine::kvm::{Harvest, RawExit, Restore, host_tsc};
+use samsara_machine::kvm::{Harvest, RawExit, Restore};
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
-use samsara_machine::pc::apic::LocalApic;
-use samsara_machine::pc::{Own, own_access};
-use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Machine, Platform, Source, Touched};
 
 use super::changes::{self, Changes};
-use super::committer::{Isolation, Settings, Shared};
+use super::committer::{Isolation, Shared};
 use super::contended::Contended;
 use super::faults::Mistake;
 use super::held::HeldPages;
 use super::lane::{Lane, LaneIndex};
-use super::pacing::{Company, Pacing, is_wait};
-use super::tsc::Tsc;
+use super::pacing::{Company, is_wait};
+use super::seat::Seat;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
@@ -51,65 +46,6 @@ struct Found {
     exit: Exit,
     /// `None` for a load: its instruction stores only once it has its value.
     memory: Option<Changes>,
-}
-
-/// A vCPU, for the thread that runs it.
-pub(super) struct Seat<C> {
-    index: VcpuIndex,
-    cpu: C,
-    pacing: Pacing,
-    /// Its own part of its local APIC, as the running chunk has it.
-    apic: LocalApic,
-    /// The vCPU at its last commit.
-    start: VcpuState,
-    /// Scratch for the state at a chunk's end.
-    end: VcpuState,
-}
-
-impl<C: Cpu> Seat<C> {
-    /// A vCPU that continues from a state.
-    pub(super) fn new(
-        index: VcpuIndex,
-        mut cpu: C,
-        start: VcpuState,
-        tsc: Tsc,
-        settings: &Settings,
-    ) -> Result<Self, EngineError> {
-        let (entry, how) = tsc.entry(&start, host_tsc());
-        cpu.restore(&entry, how)?;
-        let pacing = Pacing::new(
-            settings.chunk_min,
-            settings.chunk_max,
-            settings.squashes_before_exclusive,
-        );
-        Ok(Self {
-            index,
-            cpu,
-            pacing,
-            apic: start.apic(),
-            end: start.clone(),
-            start,
-        })
-    }
-
-    /// Takes over what happened to the vCPU's state, which is this now, between two chunks.
-    fn take_over(&mut self, state: &VcpuState, touched: Touched) -> Result<(), EngineError> {
-        self.start.clone_from(state);
-        self.apic = state.apic();
-        match touched {
-            Touched::No | Touched::Apic => {}
-            Touched::Events => self.cpu.set_events(state)?,
-            Touched::Whole => self.cpu.restore(state, Restore::KeepTime)?,
-        }
-        Ok(())
-    }
-
-    /// Captures the state at a chunk's end.
-    fn capture(&mut self) -> Result<(), EngineError> {
-        self.cpu.capture(&mut self.end)?;
-        self.end.set_apic(&self.apic);
-        Ok(())
-    }
 }
 
 /// Runs chunks in one view: those of one vCPU, or of all in turn.
@@ -253,7 +189,7 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
     fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
-        let raw = self.run_guest(limit)?;
+        let raw = self.seat.run(self.platform, limit)?;
         self.harvest()?;
         if raw == RawExit::RingFull {
             self.seat.cpu.reset_ring()?;
@@ -261,33 +197,6 @@ impl<C: Cpu> ChunkRunner<C> {
         self.held.end_chunk();
         self.chunks += 1;
         Ok(raw)
-    }
-
-    /// Runs the vCPU until an exit that is not its own APIC's business.
-    fn run_guest(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
-        let Seat { cpu, apic, .. } = &mut self.seat;
-        if self.platform == Platform::Bare {
-            return Ok(cpu.run(limit)?);
-        }
-        let deadline = Instant::now() + limit;
-        let mut rest = limit;
-        loop {
-            cpu.want_window(apic.deliverable().is_some());
-            let raw = cpu.run(rest)?;
-            match own_access(apic, &raw) {
-                Own::Other => return Ok(raw),
-                Own::Done => {}
-                Own::Value(value) => {
-                    if let fatal @ RawExit::Fatal(_) = cpu.complete_read(value)? {
-                        return Ok(fatal);
-                    }
-                }
-            }
-            rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                return Ok(RawExit::Cut);
-            }
-        }
     }
 
     /// Adds the pages that have become private to the held ones.

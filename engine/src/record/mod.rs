@@ -28,6 +28,7 @@ mod lane;
 mod pacing;
 mod recorder;
 mod rotation;
+mod seat;
 mod service;
 mod tsc;
 mod turnstile;

@@ -6,11 +6,12 @@ use samsara_commitlog::{Input, VcpuIndex};
 use samsara_machine::Machine;
 use samsara_machine::bare::Operation;
 
-use super::chunk::{ChunkRunner, Outcome, Seat};
+use super::chunk::{ChunkRunner, Outcome};
 use super::committer::Shared;
 use super::lane::LaneIndex;
 use super::pacing::Company;
 use super::rotation::Turn;
+use super::seat::Seat;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;

@@ -11,7 +11,7 @@ use crate::{BOUND, MODES, UP, console, in_mode, turn_or_skip};
 
 const COMPUTE: &str = "job=compute rounds=8";
 
-/// Boots and computes in all modes, with so many vCPUs.
+/// Boots and computes with so many vCPUs: natively and recorded serially, with all tests also in parallel.
 fn boots_with(vcpus: u32, test: &str) {
     let Some(turn) = turn_or_skip(test) else {
         return;
@@ -20,7 +20,7 @@ fn boots_with(vcpus: u32, test: &str) {
     let expected = turn.guest.answer_on_host(COMPUTE).unwrap();
     let machine = LinuxMachine::new(turn.guest, COMPUTE).vcpus(vcpus);
     let mut native = None;
-    for (mode, set) in MODES {
+    for (mode, set) in MODES.into_iter().take(by_effort(2, MODES.len())) {
         let (seat, settings) = (
             site.seat("alpha").unwrap(),
             in_mode(machine.settings(), set),
@@ -39,9 +39,12 @@ fn boots_with(vcpus: u32, test: &str) {
     }
 }
 
+/// With all tests only.
 #[test]
 fn boots_with_one_vcpu() {
-    boots_with(1, "boots_with_one_vcpu");
+    if by_effort(false, true) {
+        boots_with(1, "boots_with_one_vcpu");
+    }
 }
 
 #[test]

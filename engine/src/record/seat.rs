@@ -1,0 +1,110 @@
+//! A vCPU between its chunks and inside one.
+
+use std::time::{Duration, Instant};
+
+use samsara_commitlog::VcpuIndex;
+use samsara_machine::kvm::{RawExit, Restore, host_tsc};
+use samsara_machine::pc::apic::LocalApic;
+use samsara_machine::pc::{Own, own_access};
+use samsara_machine::vcpu::VcpuState;
+use samsara_machine::{Platform, Touched};
+
+use super::committer::Settings;
+use super::pacing::Pacing;
+use super::tsc::Tsc;
+use crate::EngineError;
+use crate::cpu::Cpu;
+
+/// A vCPU, for the thread that runs it.
+pub(super) struct Seat<C> {
+    pub(super) index: VcpuIndex,
+    pub(super) cpu: C,
+    pub(super) pacing: Pacing,
+    /// Its own part of its local APIC, as the running chunk has it.
+    pub(super) apic: LocalApic,
+    /// The vCPU at its last commit.
+    pub(super) start: VcpuState,
+    /// Scratch for the state at a chunk's end.
+    pub(super) end: VcpuState,
+}
+
+impl<C: Cpu> Seat<C> {
+    /// A vCPU that continues from a state.
+    pub(super) fn new(
+        index: VcpuIndex,
+        mut cpu: C,
+        start: VcpuState,
+        tsc: Tsc,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
+        let (entry, how) = tsc.entry(&start, host_tsc());
+        cpu.restore(&entry, how)?;
+        let pacing = Pacing::new(
+            settings.chunk_min,
+            settings.chunk_max,
+            settings.squashes_before_exclusive,
+        );
+        Ok(Self {
+            index,
+            cpu,
+            pacing,
+            apic: start.apic(),
+            end: start.clone(),
+            start,
+        })
+    }
+
+    /// Takes over what happened to the vCPU's state, which is this now, between two chunks.
+    pub(super) fn take_over(
+        &mut self,
+        state: &VcpuState,
+        touched: Touched,
+    ) -> Result<(), EngineError> {
+        self.start.clone_from(state);
+        self.apic = state.apic();
+        match touched {
+            Touched::No | Touched::Apic => {}
+            Touched::Events => self.cpu.set_events(state)?,
+            Touched::Whole => self.cpu.restore(state, Restore::KeepTime)?,
+        }
+        Ok(())
+    }
+
+    /// Captures the state at a chunk's end.
+    pub(super) fn capture(&mut self) -> Result<(), EngineError> {
+        self.cpu.capture(&mut self.end)?;
+        self.end.set_apic(&self.apic);
+        Ok(())
+    }
+
+    /// Runs the vCPU until an exit that is not its own APIC's business.
+    pub(super) fn run(
+        &mut self,
+        platform: Platform,
+        limit: Duration,
+    ) -> Result<RawExit, EngineError> {
+        let Self { cpu, apic, .. } = self;
+        if platform == Platform::Bare {
+            return Ok(cpu.run(limit)?);
+        }
+        let deadline = Instant::now() + limit;
+        let mut rest = limit;
+        loop {
+            cpu.want_window(apic.deliverable().is_some());
+            let raw = cpu.run(rest)?;
+            match own_access(apic, &raw) {
+                Own::Other => return Ok(raw),
+                Own::Done => {}
+                Own::Value(value) => {
+                    if let fatal @ RawExit::Fatal(_) = cpu.complete_read(value)? {
+                        return Ok(fatal);
+                    }
+                }
+            }
+            rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return Ok(RawExit::Cut);
+            }
+        }
+    }
+}
