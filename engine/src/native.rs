@@ -1,5 +1,6 @@
 //! The native baseline: all vCPUs in one ordinary VM on the image, nothing recorded.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use samsara_machine::pc::{Delivery, Own, own_access};
 use samsara_machine::{Applied, Machine, Platform, Touched};
 
 use crate::EngineError;
-use crate::outside::{Outside, answer};
+use crate::outside::{CLOCK_PAUSE, Outside, answer};
 use crate::record::Taken;
 
 struct State {
@@ -82,8 +83,12 @@ impl NativeRun {
         run: impl FnOnce(&Arc<Shared>) -> Result<(), EngineError> + Send + 'static,
     ) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
+        let shown = name.clone();
         let body = move || {
-            if let Err(error) = run(&shared) {
+            // A machine without one of its threads must not run on.
+            let ended = catch_unwind(AssertUnwindSafe(|| run(&shared)));
+            let ended = ended.unwrap_or_else(|_| Err(EngineError::Panicked(shown)));
+            if let Err(error) = ended {
                 shared.stop();
                 shared.outside.failed(error);
             }
@@ -290,8 +295,18 @@ fn handle_exit(
         return Ok(());
     }
     let platform = state.machine.platform();
-    if platform == Platform::Pc && answer_own(&mut state.machine, vcpu, index, raw)? {
-        return Ok(());
+    let mut raw = raw;
+    let answered;
+    if platform == Platform::Pc
+        && let Some(after) = answer_own(&mut state.machine, vcpu, index, raw)?
+    {
+        let is_fatal = matches!(after, RawExit::Fatal(_));
+        // The kick for what waits in the mailbox may be the one that this run has taken.
+        if !is_fatal && !state.machine.devices().has_interrupt_for(index) {
+            return Ok(());
+        }
+        answered = after;
+        raw = &answered;
     }
     if !matches!(raw, RawExit::Read { .. }) {
         vcpu.capture_registers(state.machine.vcpu_mut(index))?;
@@ -316,24 +331,22 @@ fn handle_exit(
     Ok(())
 }
 
-/// Has the vCPU's own APIC deal with an exit, if it concerns nobody else.
+/// Has the vCPU's own APIC deal with an exit, if it concerns nobody else; gives how the instruction ended.
 fn answer_own(
     machine: &mut Machine,
     vcpu: &mut Vcpu,
     index: VcpuIndex,
     raw: &RawExit,
-) -> Result<bool, EngineError> {
+) -> Result<Option<RawExit>, EngineError> {
     let state = machine.vcpu_mut(index);
     let mut local = state.apic();
-    match own_access(&mut local, raw) {
-        Own::Other => return Ok(false),
-        Own::Done => {}
-        Own::Value(value) => {
-            vcpu.complete_read(value)?;
-        }
-    }
+    let after = match own_access(&mut local, raw) {
+        Own::Other => return Ok(None),
+        Own::Done => RawExit::Cut,
+        Own::Value(value) => vcpu.complete_read(value)?,
+    };
     state.set_apic(&local);
-    Ok(true)
+    Ok(Some(after))
 }
 
 /// Serves the devices until the machine ends or is stopped.
@@ -350,6 +363,9 @@ fn serve(shared: &Shared) -> Result<(), EngineError> {
             state = shared.lock();
         } else if deadline.is_some_and(|deadline| deadline <= now) {
             shared.input(&mut state, &Input::Clock)?;
+            drop(state);
+            std::thread::sleep(CLOCK_PAUSE);
+            state = shared.lock();
         } else {
             let rest = deadline.map(|deadline| Duration::from_nanos(deadline.0 - now.0));
             state = shared.wait(state, rest);

@@ -1,5 +1,7 @@
 //! What lies outside the machine: where commits and outputs go, and where inputs come from.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, Input, Record, StateDigest};
 use samsara_machine::Output;
@@ -37,6 +39,10 @@ pub trait Outside: Send + Sync + 'static {
     /// 64 random bits.
     fn random(&self) -> u64;
 }
+
+/// A guest can set timers to fire every nanosecond. So the clock is not made to move by itself sooner
+/// than this after the last time: what falls between fires together.
+pub(crate) const CLOCK_PAUSE: Duration = Duration::from_micros(100);
 
 /// The input that a device waits for.
 pub(crate) fn answer(outside: &dyn Outside, want: Want) -> Input {

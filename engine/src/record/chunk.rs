@@ -153,6 +153,7 @@ impl<C: Cpu> ChunkRunner<C> {
         let began = Instant::now();
         let limit = self.seat.pacing.limit();
         self.lane().begin_run();
+        self.end_early_for_interrupt();
         let raw = self.execute(limit)?;
         self.lane().end_run();
         let ran = began.elapsed();
@@ -172,6 +173,16 @@ impl<C: Cpu> ChunkRunner<C> {
             self.seat.pacing.cost(began.elapsed().saturating_sub(ran));
         }
         Ok(outcome)
+    }
+
+    /// What came for the vCPU since it was brought up to date found no running chunk to end.
+    fn end_early_for_interrupt(&self) {
+        if self.platform == Platform::Pc {
+            let machine = self.shared.machine();
+            if machine.devices().has_interrupt_for(self.seat.index) {
+                self.lane().kick();
+            }
+        }
     }
 
     /// A chunk has taken this long for nothing, because of these pages. If that makes the vCPU take

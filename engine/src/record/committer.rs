@@ -272,7 +272,12 @@ impl Shared {
         source: Source<'_>,
     ) -> Result<Arc<[PageIndex]>, ApplyError> {
         let seq = record.seq;
-        let Applied { written, outputs } = machine.apply(&record, source)?;
+        let applied = machine.apply(&record, source);
+        if applied.is_err() {
+            // It may be half changed: nobody who waits for the lock may commit to it.
+            self.stopping.store(true, Ordering::SeqCst);
+        }
+        let Applied { written, outputs } = applied?;
         let written: Arc<[PageIndex]> = self.settings.faults.told(&written).into();
         if !written.is_empty() {
             for (index, lane) in self.lanes.iter().enumerate() {

@@ -1,12 +1,14 @@
 //! The thread that serves the devices of a PC: what they wait for becomes commits.
 
+use std::time::Instant;
+
 use samsara_commitlog::{GuestTime, Input};
 use samsara_machine::Machine;
 use samsara_machine::pc::Want;
 
 use super::committer::Shared;
 use crate::EngineError;
-use crate::outside::answer;
+use crate::outside::{CLOCK_PAUSE, answer};
 
 enum Next {
     /// A timer is due.
@@ -17,10 +19,14 @@ enum Next {
 
 /// Serves the devices until the machine ends or the recorder stops.
 pub(super) fn run(shared: &Shared) -> Result<(), EngineError> {
+    let mut last = None;
     loop {
-        let input = match next(shared) {
+        let input = match next(shared, last) {
             Next::Leave => return Ok(()),
-            Next::Clock => Input::Clock,
+            Next::Clock => {
+                last = Some(Instant::now());
+                Input::Clock
+            }
             Next::Serve(want) => answer(shared.outside.as_ref(), want),
         };
         shared.outside.wait_for_room();
@@ -29,7 +35,7 @@ pub(super) fn run(shared: &Shared) -> Result<(), EngineError> {
     }
 }
 
-fn next(shared: &Shared) -> Next {
+fn next(shared: &Shared, last_clock: Option<Instant>) -> Next {
     let mut machine = shared.machine();
     loop {
         if shared.is_over(&machine) {
@@ -38,7 +44,12 @@ fn next(shared: &Shared) -> Next {
         if let Some(want) = machine.wants() {
             return Next::Serve(want);
         }
-        let deadline = machine.devices().next_deadline();
+        let mut deadline = machine.devices().next_deadline();
+        let rest = last_clock.map(|last| CLOCK_PAUSE.saturating_sub(last.elapsed()));
+        if let (Some(deadline), Some(rest)) = (&mut deadline, rest) {
+            let earliest = shared.now(&machine).0 + rest.as_nanos() as u64;
+            deadline.0 = deadline.0.max(earliest);
+        }
         if is_due(shared, &machine, deadline) {
             return Next::Clock;
         }

@@ -99,7 +99,13 @@ pub(super) fn run<C: Cpu>(
                 shared.park_until_stop();
             }
             Next::Step(vcpu, operation, bytes) => step(vcpu, shared, operation, bytes)?,
-            Next::Chunk(_) => chunk(shared, &mut runner, &mut turn)?,
+            Next::Chunk(_) => {
+                chunk(shared, &mut runner, &mut turn)?;
+                // One that waits now, for an interrupt perhaps that another sends in its own turn.
+                if !shared.machine().devices().can_run(index) {
+                    turn = None;
+                }
+            }
         }
     }
 }

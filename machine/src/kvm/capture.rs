@@ -206,6 +206,8 @@ impl Vcpu {
             return self.restore_user(state);
         }
         self.tsc_ahead = None;
+        // Each run takes it from here, whatever the registers say.
+        self.fd.get_kvm_run().cr8 = state.sregs().cr8;
         self.fd
             .set_xcrs(&state.xcrs())
             .map_err(KvmError::request("KVM_SET_XCRS"))?;
@@ -237,6 +239,7 @@ impl Vcpu {
         let xsave = state.xsave().to_kvm();
         // SAFETY: as in `restore`.
         unsafe { self.fd.set_xsave(&xsave) }.map_err(KvmError::request("KVM_SET_XSAVE"))?;
+        self.fd.get_kvm_run().cr8 = state.sregs().cr8;
         let sync = self.fd.sync_regs_mut();
         sync.regs = state.regs();
         sync.sregs = state.sregs();

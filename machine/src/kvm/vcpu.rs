@@ -208,7 +208,7 @@ impl Vcpu {
                 }
                 Ok(exit) => Ok(translate(exit)),
             };
-            return result;
+            return result.map(|exit| self.refuse_strings(exit));
         }
     }
 
@@ -220,6 +220,20 @@ impl Vcpu {
     /// Whether the next runs end as soon as the vCPU can take an interrupt.
     pub fn want_window(&mut self, wanted: bool) {
         self.fd.get_kvm_run().request_interrupt_window = wanted.into();
+    }
+
+    /// A string of port accesses looks like one wide access, and is not.
+    fn refuse_strings(&mut self, exit: RawExit) -> RawExit {
+        let (RawExit::Read { space, address, .. } | RawExit::Write { space, address, .. }) = exit
+        else {
+            return exit;
+        };
+        let run = self.fd.get_kvm_run();
+        // SAFETY: port accesses are told in this member of the union.
+        if space == Space::Port && unsafe { run.__bindgen_anon_1.io.count } > 1 {
+            return RawExit::Fatal(format!("string access to port {address:#x}"));
+        }
+        exit
     }
 
     /// Takes the pages that were written for the first time since their last report.
