@@ -210,16 +210,22 @@ fn the_dashboard_is_answered(prometheus: &Prometheus) {
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
     let mut queries = Vec::new();
     collect(&dashboard, &mut queries);
-    let mut answered = 0;
+    let (mut answered, mut devices) = (0, 0);
     for query in &queries {
         let query = query
             .replace("$__rate_interval", "2s")
             .replace("$vm", "vm")
             .replace("$host", ".*");
-        answered += usize::from(prometheus.query(&query).is_some());
+        let is_answered = prometheus.query(&query).is_some();
+        // A bare guest has neither disks nor network cards.
+        if query.contains("samsara_net_") || query.contains("samsara_disk_") {
+            devices += 1;
+        } else {
+            answered += usize::from(is_answered);
+        }
     }
     assert!(
-        queries.len() > 10 && answered * 2 > queries.len(),
+        queries.len() > 10 && answered * 2 > queries.len() - devices,
         "{answered} of {}",
         queries.len()
     );

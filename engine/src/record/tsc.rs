@@ -15,8 +15,6 @@ use samsara_machine::{Machine, Platform};
 pub(super) enum Tsc {
     /// Each as it was at its last commit.
     Each,
-    /// This host's, which cannot be set.
-    Host,
     /// Common: so far ahead of this host's.
     Ahead(u64),
 }
@@ -36,8 +34,8 @@ impl Tsc {
         now: u64,
     ) -> Self {
         match (platform, control) {
-            (Platform::Bare, _) => Self::Each,
-            (Platform::Pc, TscControl::Fixed) => Self::Host,
+            // Where programs see the host's own anyway, kernels at least go on from where they were.
+            (Platform::Bare, _) | (Platform::Pc, TscControl::Fixed) => Self::Each,
             (Platform::Pc, TscControl::Movable) => {
                 let highest = states.filter_map(VcpuState::tsc).max().unwrap_or(0);
                 Self::Ahead(highest.wrapping_sub(now))
@@ -53,7 +51,6 @@ impl Tsc {
     ) -> (Cow<'a, VcpuState>, Restore) {
         match *self {
             Self::Each => (Cow::Borrowed(state), Restore::Whole),
-            Self::Host => (Cow::Borrowed(state), Restore::HostTsc),
             Self::Ahead(ahead) => {
                 let mut state = state.clone();
                 state.set_tsc(now.wrapping_add(ahead));
@@ -101,9 +98,7 @@ mod tests {
     #[test]
     fn what_cannot_be_set_or_is_each_ones_own_stays() {
         let states = states([700, 900]);
-        assert_eq!(pc(&states, TscControl::Fixed, 5), Tsc::Host);
-        let (entry, how) = Tsc::Host.entry(&states[0], 9);
-        assert_eq!((entry.as_ref(), how), (&states[0], Restore::HostTsc));
+        assert_eq!(pc(&states, TscControl::Fixed, 5), Tsc::Each);
         let bare = Tsc::of_states(Platform::Bare, states.iter(), TscControl::Movable, 5);
         assert_eq!(bare, Tsc::Each);
         let (entry, how) = bare.entry(&states[0], 9);

@@ -55,8 +55,6 @@ pub enum Privilege {
 pub enum Restore {
     /// All of it: the vCPU continues on this host what ran elsewhere.
     Whole,
-    /// All of it but the TSC, on a host where that cannot be set.
-    HostTsc,
     /// All but time: a squashed chunk starts again, and the TSC goes on.
     KeepTime,
 }
@@ -264,11 +262,7 @@ impl Vcpu {
         let wanted: Vec<kvm_msr_entry> = state
             .msrs()
             .into_iter()
-            .filter(|entry| match what {
-                Restore::Whole => true,
-                Restore::HostTsc => entry.index != TSC,
-                Restore::KeepTime => !RUNNING_MSRS.contains(&entry.index),
-            })
+            .filter(|entry| what == Restore::Whole || !RUNNING_MSRS.contains(&entry.index))
             .filter(|entry| self.msr_indices.contains(&entry.index))
             .collect();
         let mut rest = wanted.as_slice();
