@@ -263,7 +263,7 @@ impl Shared {
         GuestTime(now.max(machine.guest_time().0))
     }
 
-    /// Commits under the lock: applies, tells the other lanes, hands over to the log.
+    /// Commits under the lock: applies, tells the lanes, hands over to the log.
     pub(super) fn commit(
         &self,
         machine: &mut Machine,
@@ -277,13 +277,20 @@ impl Shared {
             // It may be half changed: nobody who waits for the lock may commit to it.
             self.stopping.store(true, Ordering::SeqCst);
         }
-        let Applied { written, outputs } = applied?;
-        let written: Arc<[PageIndex]> = self.settings.faults.told(&written).into();
-        if !written.is_empty() {
-            for (index, lane) in self.lanes.iter().enumerate() {
-                if by != Some(LaneIndex(index)) {
-                    lane.publish(&written);
-                }
+        let Applied {
+            written,
+            by_devices,
+            outputs,
+        } = applied?;
+        let told = |pages: &[PageIndex]| self.settings.faults.told(pages).into();
+        let written: Arc<[PageIndex]> = told(&written);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if by != Some(LaneIndex(index)) {
+                lane.publish(&written);
+            } else if !by_devices.is_empty() {
+                // They wrote to the image, after the chunk's own pages were copied to it: the view shows
+                // what was before, and the next chunk would commit that as its own.
+                lane.publish(&told(&by_devices));
             }
         }
         self.published.store(seq.0, Ordering::Release);

@@ -30,7 +30,7 @@ struct Incoming {
 
 impl Incoming {
     fn push(&mut self, pages: &Arc<[PageIndex]>) {
-        if self.is_retired {
+        if self.is_retired || pages.is_empty() {
             return;
         }
         if self.sets.len() >= INCOMING_MAX {
@@ -91,7 +91,7 @@ impl Lane {
         self.turns_asked.swap(0, Ordering::Relaxed)
     }
 
-    /// Another commit changed these pages. Called under the commit lock.
+    /// A commit changed these pages, and the view does not show it. Called under the commit lock.
     pub(super) fn publish(&self, pages: &Arc<[PageIndex]>) {
         self.incoming().push(pages);
     }

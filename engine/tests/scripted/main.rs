@@ -1,5 +1,5 @@
 //! A PC whose vCPUs follow scripts instead of running on KVM: the recorder's dealings with halts, turns,
-//! failing disks and fast timers.
+//! failing disks, fast timers and devices that write memory.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,4 +7,5 @@ mod cpu;
 mod disk;
 mod pc;
 mod timer;
+mod transmit;
 mod turns;

@@ -84,7 +84,8 @@ impl Outside for World {
 pub(crate) struct Setup {
     image: Arc<Image>,
     scripts: Vec<Script>,
-    device: Option<(Device, Arc<dyn Blocks>)>,
+    device: Option<Device>,
+    disk: Option<Arc<dyn Blocks>>,
     isolation: Isolation,
     squash_every: u64,
 }
@@ -97,6 +98,7 @@ impl Setup {
             image: Arc::new(Image::new(shape).unwrap()),
             scripts: scripts.to_vec(),
             device: None,
+            disk: None,
             isolation: Isolation::Parallel,
             squash_every: 0,
         }
@@ -117,7 +119,15 @@ impl Setup {
     pub(crate) fn with_disk(self, disk: Arc<dyn Blocks>) -> Self {
         let device = Device::block(disk.bytes(), disk.is_read_only(), [0; 20]);
         Self {
-            device: Some((device, disk)),
+            device: Some(device),
+            disk: Some(disk),
+            ..self
+        }
+    }
+
+    pub(crate) fn with_console(self) -> Self {
+        Self {
+            device: Some(Device::console()),
             ..self
         }
     }
@@ -132,7 +142,8 @@ impl Setup {
         let settings = self.settings();
         let Self { image, scripts, .. } = self;
         let count = scripts.len();
-        let (devices, disks) = self.device.into_iter().unzip();
+        let devices = self.device.into_iter().collect();
+        let disks = self.disk.into_iter().collect();
         let pc = Pc::new(count as u8, 0, devices, ConsoleDevice::Serial);
         let start = vec![start_state(); count];
         let machine = Machine::new_pc(shape(count), Arc::clone(&image), start, pc, disks);

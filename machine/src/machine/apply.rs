@@ -101,6 +101,8 @@ pub enum Source<'a> {
 pub struct Applied {
     /// Pages of memory that changed, rising, each once.
     pub written: Vec<PageIndex>,
+    /// Those of them that devices wrote, in any order: the view that a chunk ran in does not show that.
+    pub by_devices: Vec<PageIndex>,
     /// What wants to leave the host, in order.
     pub outputs: Vec<Output>,
 }
@@ -117,9 +119,14 @@ impl Machine {
         match &record.commit {
             Commit::Chunk(chunk) => {
                 self.apply_result(chunk, source, &mut applied.written)?;
+                let of_chunk = applied.written.len();
                 self.exit(chunk.vcpu, &chunk.exit, &mut applied)?;
+                applied.by_devices = applied.written[of_chunk..].to_vec();
             }
-            Commit::Input(input) => self.input(input, &mut applied)?,
+            Commit::Input(input) => {
+                self.input(input, &mut applied)?;
+                applied.by_devices.clone_from(&applied.written);
+            }
         }
         applied.written.sort_unstable();
         applied.written.dedup();
