@@ -210,7 +210,7 @@ impl Shared {
             self.kickers.iter().for_each(|kicker| kicker.kick());
         } else {
             for (index, kicker) in (0..).map(VcpuIndex).zip(&self.kickers) {
-                if state.machine.devices().has_interrupt_for(index) {
+                if state.machine.has_interrupt_for(index) {
                     kicker.kick();
                 }
             }
@@ -302,7 +302,7 @@ fn handle_exit(
     {
         let is_fatal = matches!(after, RawExit::Fatal(_));
         // The kick for what waits in the mailbox may be the one that this run has taken.
-        if !is_fatal && !state.machine.devices().has_interrupt_for(index) {
+        if !is_fatal && !state.machine.has_interrupt_for(index) {
             return Ok(());
         }
         answered = after;

@@ -179,7 +179,7 @@ impl<C: Cpu> ChunkRunner<C> {
     fn end_early_for_interrupt(&self) {
         if self.platform == Platform::Pc {
             let machine = self.shared.machine();
-            if machine.devices().has_interrupt_for(self.seat.index) {
+            if machine.has_interrupt_for(self.seat.index) {
                 self.lane().kick();
             }
         }

@@ -246,7 +246,7 @@ impl Shared {
         for vcpu in (0..machine.shape().vcpu_count).map(VcpuIndex) {
             has_news |= machine.touched(vcpu) != Touched::No;
             let lane = self.lane_of(vcpu);
-            if machine.devices().has_interrupt_for(vcpu) && by != Some(lane) {
+            if machine.has_interrupt_for(vcpu) && by != Some(lane) {
                 self.lane(lane).kick_if_running_for(Duration::ZERO);
             }
         }

@@ -89,11 +89,6 @@ impl Devices {
         }
     }
 
-    /// Whether something waits for a vCPU that can only reach it between two of its chunks.
-    pub fn has_interrupt_for(&self, vcpu: VcpuIndex) -> bool {
-        self.pc().is_some_and(|pc| pc.has_interrupt_for(vcpu))
-    }
-
     /// When the next timer fires.
     pub fn next_deadline(&self) -> Option<GuestTime> {
         self.pc()?.next_deadline()

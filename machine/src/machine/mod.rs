@@ -193,6 +193,12 @@ impl Machine {
         self.devices.platform()
     }
 
+    /// Whether something waits for a vCPU that can only reach it between two of its chunks.
+    pub fn has_interrupt_for(&self, vcpu: VcpuIndex) -> bool {
+        let pc = self.devices.pc();
+        pc.is_some_and(|pc| pc.has_interrupt_for(vcpu, self.vcpu(vcpu)))
+    }
+
     /// What some device waits for from outside.
     pub fn wants(&self) -> Option<Want> {
         self.devices.wants(&self.image)

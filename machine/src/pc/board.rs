@@ -15,6 +15,9 @@ use crate::machine::{Ended, Output, Touched};
 use crate::memory::Image;
 use crate::vcpu::VcpuState;
 
+#[cfg(test)]
+mod tests;
+
 const RFLAGS_IF: u64 = 1 << 9;
 
 /// An input that the devices cannot take.
@@ -222,6 +225,10 @@ fn interrupt(
     activity: &mut Activity,
 ) -> Touched {
     let mut touched = Touched::No;
+    if mailbox.nmi && state.has_pending_nmi() {
+        // The two become one, as in a processor.
+        mailbox.nmi = false;
+    }
     if mailbox.nmi && state.accepts_nmi() {
         mailbox.nmi = false;
         state.set_pending_nmi();

@@ -8,6 +8,7 @@ use super::apic::{Apics, Mode};
 use super::legacy::Legacy;
 use super::virtio::{self, Device, Kind};
 use crate::memory::Image;
+use crate::vcpu::VcpuState;
 
 /// Version of everything in [`Pc`].
 const VERSION: u32 = 1;
@@ -116,8 +117,10 @@ impl Pc {
         self.activity.get(usize::from(vcpu.0)) == Some(&Activity::Runs)
     }
 
-    pub(crate) fn has_interrupt_for(&self, vcpu: VcpuIndex) -> bool {
-        self.apics.has_work(vcpu)
+    /// Whether something waits for a vCPU that it takes as soon as its chunk ends. What it cannot take yet
+    /// must not end its chunks: it would not get to where it can.
+    pub(crate) fn has_interrupt_for(&self, vcpu: VcpuIndex, state: &VcpuState) -> bool {
+        self.apics.shared(vcpu).has_work(state.accepts_nmi())
     }
 
     pub(crate) fn next_deadline(&self) -> Option<GuestTime> {

@@ -214,6 +214,11 @@ impl VcpuState {
         self.set_events(&events);
     }
 
+    /// Whether a non-maskable interrupt waits with the vCPU: there is room for one.
+    pub(crate) fn has_pending_nmi(&self) -> bool {
+        self.events().nmi.pending != 0
+    }
+
     /// Whether a non-maskable interrupt can be left with the vCPU.
     pub(crate) fn accepts_nmi(&self) -> bool {
         let events = self.events();

@@ -58,11 +58,6 @@ impl Apics {
         &mut self.shared[usize::from(vcpu.0)]
     }
 
-    /// Whether anything waits in a vCPU's mailbox.
-    pub fn has_work(&self, vcpu: VcpuIndex) -> bool {
-        self.shared(vcpu).has_work()
-    }
-
     /// What a load from one of the timer's registers gives. The vCPU must exist.
     pub fn read(&self, vcpu: VcpuIndex, register: u16, now: GuestTime) -> u64 {
         self.shared(vcpu).read(register, now).into()

@@ -185,8 +185,8 @@ fn init_start_up_and_nmi_go_to_the_mailbox_of_a_disabled_apic_too() {
     assert!(mailbox.init && !mailbox.nmi && mailbox.sipi == Some(0x99));
     mailbox.finish_init();
     assert_eq!((mailbox.init, mailbox.sipi), (false, Some(0x99)));
-    assert!(rig.apics.has_work(VcpuIndex(1)));
-    assert!(!rig.apics.has_work(VcpuIndex(0)));
+    assert!(rig.apics.shared(VcpuIndex(1)).has_work(true));
+    assert!(!rig.apics.shared(VcpuIndex(0)).has_work(true));
 }
 
 #[test]

@@ -47,9 +47,9 @@ impl SharedApic {
         }
     }
 
-    /// Whether anything waits for the vCPU.
-    pub fn has_work(&self) -> bool {
-        self.has_interrupts() || self.nmi || self.init || self.sipi.is_some()
+    /// Whether anything waits for the vCPU. A non-maskable interrupt counts if the vCPU accepts it now.
+    pub fn has_work(&self, accepts_nmi: bool) -> bool {
+        self.has_interrupts() || self.nmi && accepts_nmi || self.init || self.sipi.is_some()
     }
 
     /// Whether [`super::LocalApic::accept`] would take over anything.
