@@ -30,10 +30,7 @@ impl Drop for Told {
     }
 }
 
-/// Not run by itself: in some runs the guest says that it serves and its network does not answer at all,
-/// before any host is killed. The cause is not known yet.
 #[test]
-#[ignore = "in about one run of four the guest's network does not answer from the start"]
 fn a_connection_outlives_the_hosts_that_serve_it() {
     const TEST: &str = "a_connection_outlives_the_hosts_that_serve_it";
     let Some(turn) = turn_or_skip(TEST) else {
