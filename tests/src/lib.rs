@@ -16,6 +16,7 @@ mod machine;
 mod metrics;
 mod pair;
 pub mod pauses;
+pub mod readings;
 pub mod seed;
 pub mod service;
 mod site;

@@ -1,6 +1,7 @@
 //! A Linux guest that serves a network, protected by a pair on a [`Wire`], and the one client that uses it.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::linux::{LinuxGuest, LinuxMachine, disk_setting, make_disk, net_setting};
 use crate::seed::Seeded;
-use crate::store::StoreClient;
+use crate::store::{InFlight, StoreClient};
 use crate::wire::{GUEST, PREFIX_BITS, TAP_A, TAP_B};
-use crate::{HarnessError, Pair, PauseMeter, Pauses, Seat, Site, Status, Wire};
+use crate::{HarnessError, Pair, PauseMeter, Pauses, Seat, Site, Status, Wire, wait};
 
 const PORT: u16 = 7000;
 const DISK_MIB: u32 = 16;
@@ -19,6 +20,9 @@ const PERIOD: Duration = Duration::from_millis(5);
 /// Longer than a survivor and the client's own retransmissions may ever take.
 const ANSWER_BOUND: Duration = Duration::from_mins(2);
 const PROTECTION_BOUND: Duration = Duration::from_mins(4);
+/// A killed host's lifeline closes at once. Silence alone is what a machine with much else to do makes of a good host, and
+/// would be a failover that nobody counts on.
+const DEAD_AFTER: &str = "failover.dead_after_ms=3000";
 
 /// A pair on a wire, each host with a disk and a tap.
 pub struct Service {
@@ -35,6 +39,16 @@ pub struct Service {
 impl Service {
     /// Starts both hosts with a guest of two vCPUs that does this job, `serve` or `mixed`.
     pub fn start(guest: &'static LinuxGuest, job: &str, wire: Wire) -> Result<Self, HarnessError> {
+        Self::start_with(guest, job, wire, &[])
+    }
+
+    /// The same, with settings of both hosts.
+    pub fn start_with(
+        guest: &'static LinuxGuest,
+        job: &str,
+        wire: Wire,
+        extra: &[&str],
+    ) -> Result<Self, HarnessError> {
         let site = Site::new()?;
         let job = format!("job={job} ip={GUEST}/{PREFIX_BITS}");
         let machine = LinuxMachine::new(guest, &job).vcpus(2).device().device();
@@ -47,7 +61,12 @@ impl Service {
         let mut seats = site.seats()?;
         seat_at(&mut seats.0, &wire, &images[0], TAP_A);
         seat_at(&mut seats.1, &wire, &images[1], TAP_B);
-        let pair = Pair::start_at(&site, &seats, machine.settings(), &[])?;
+        let pair = Pair::start_at(
+            &site,
+            &seats,
+            machine.settings(),
+            &[&[DEAD_AFTER], extra].concat(),
+        )?;
         Ok(Self {
             pair,
             images,
@@ -86,6 +105,7 @@ fn seat_at(seat: &mut Seat, wire: &Wire, image: &Path, tap: &str) {
 pub struct Client {
     store: Arc<Mutex<StoreClient>>,
     meter: PauseMeter,
+    in_flight: InFlight,
 }
 
 /// What a client saw.
@@ -99,19 +119,45 @@ pub struct Seen {
 }
 
 impl Client {
-    /// Connects to the guest and goes on asking.
+    /// Connects to the guest and goes on asking: sets values and reads them.
     pub fn start(wire: &Wire, seeded: Seeded) -> Result<Self, HarnessError> {
+        Self::start_with(wire, seeded, StoreClient::step)
+    }
+
+    /// Connects to the guest and goes on asking, each time what `step` does.
+    pub fn start_with(
+        wire: &Wire,
+        seeded: Seeded,
+        mut step: impl FnMut(&mut StoreClient) -> io::Result<()> + Send + 'static,
+    ) -> Result<Self, HarnessError> {
         let address = SocketAddr::from((GUEST, PORT));
         let connect = || StoreClient::connect(address, ANSWER_BOUND, seeded);
         let store = wire.client.run(connect)?.map_err(failed)?;
+        let in_flight = store.in_flight();
         let store = Arc::new(Mutex::new(store));
         let stepped = Arc::clone(&store);
-        let step = move || {
+        let request = move || {
             let mut store = stepped.lock().unwrap_or_else(PoisonError::into_inner);
-            store.step()
+            step(&mut store)
         };
-        let meter = PauseMeter::start(&wire.client, PERIOD, step);
-        Ok(Self { store, meter })
+        let meter = PauseMeter::start(&wire.client, PERIOD, request);
+        Ok(Self {
+            store,
+            meter,
+            in_flight,
+        })
+    }
+
+    /// Whether it is just setting a value.
+    pub fn is_set_outstanding(&self) -> bool {
+        self.in_flight.is_set_outstanding()
+    }
+
+    /// Waits until it is just setting a value.
+    pub fn wait_set_outstanding(&self) -> Result<(), HarnessError> {
+        let look = || Ok(self.is_set_outstanding().then_some(()));
+        let seen = || format!("{:?}", self.pauses());
+        wait::until("a value that is being set", ANSWER_BOUND, look, seen)
     }
 
     /// What it has seen so far.
@@ -126,7 +172,7 @@ impl Client {
         loop {
             let pauses = self.pauses();
             if pauses.failures > 0 || Instant::now() > deadline {
-                return Err(failed(std::io::Error::other(format!("{pauses:?}"))));
+                return Err(failed(io::Error::other(format!("{pauses:?}"))));
             }
             if pauses.answers >= wanted {
                 return Ok(());
@@ -149,6 +195,6 @@ impl Client {
     }
 }
 
-fn failed(source: std::io::Error) -> HarnessError {
+fn failed(source: io::Error) -> HarnessError {
     HarnessError::Client(source)
 }

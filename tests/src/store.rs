@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use crate::readings::{Clock, Load, Ticks, spun};
 use crate::seed::Seeded;
 
 /// Keys that are used: few, so that values are replaced too.
@@ -19,7 +22,41 @@ pub struct StoreClient {
     acknowledged: BTreeMap<u64, String>,
     seeded: Seeded,
     sets: u64,
+    in_flight: InFlight,
+    last_exchange: Exchange,
     is_broken: bool,
+}
+
+/// When a request was sent, and when its answer was there.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    /// Before the first byte was sent.
+    pub sent: Instant,
+    /// After the last byte had come.
+    pub received: Instant,
+}
+
+impl Exchange {
+    /// How long it took.
+    pub fn took(&self) -> Duration {
+        self.received.saturating_duration_since(self.sent)
+    }
+}
+
+/// Whether a value is being set, for others than the client to see.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<AtomicU64>);
+
+impl InFlight {
+    /// Whether one was sent and has not been acknowledged yet.
+    pub fn is_set_outstanding(&self) -> bool {
+        !self.0.load(Ordering::SeqCst).is_multiple_of(2)
+    }
+
+    /// One was sent, or acknowledged.
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl StoreClient {
@@ -33,13 +70,29 @@ impl StoreClient {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(bound))?;
         stream.set_write_timeout(Some(bound))?;
+        let now = Instant::now();
         Ok(Self {
             connection: BufReader::new(stream),
             acknowledged: BTreeMap::new(),
             seeded,
             sets: 0,
+            in_flight: InFlight::default(),
+            last_exchange: Exchange {
+                sent: now,
+                received: now,
+            },
             is_broken: false,
         })
+    }
+
+    /// Whether a value is being set, at any later time.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.clone()
+    }
+
+    /// When the last request was made and answered.
+    pub const fn last_exchange(&self) -> Exchange {
+        self.last_exchange
     }
 
     /// Sets a value, or reads one that was set. Once an answer has failed to come, every request fails.
@@ -55,12 +108,61 @@ impl StoreClient {
         }
     }
 
+    /// Sets a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn step_set(&mut self) -> io::Result<()> {
+        let key = self.seeded.below(KEYS);
+        self.set(key)
+    }
+
     fn set(&mut self, key: u64) -> io::Result<()> {
         self.sets += 1;
         let value = format!("{:08x}-{:016x}", self.sets, self.seeded.bits());
+        self.in_flight.step();
         self.expect(&format!("SET {key} {value}"), &format!("OK {key}"))?;
+        self.in_flight.step();
         self.acknowledged.insert(key, value);
         Ok(())
+    }
+
+    /// Reads the guest's clocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn clock(&mut self) -> io::Result<Clock> {
+        self.read("CLOCK", Clock::parse)
+    }
+
+    /// Reads what the guest knows of its ticks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn ticks(&mut self) -> io::Result<Ticks> {
+        self.read("TICKS", Ticks::parse)
+    }
+
+    /// Reads what the background of the job `mixed` has done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn load(&mut self) -> io::Result<Load> {
+        self.read("STATS", Load::parse)
+    }
+
+    /// Has the guest compute, and checks what comes out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn spin(&mut self, steps: u64) -> io::Result<()> {
+        let expected = format!("SPUN {:016x}", spun(steps));
+        self.expect(&format!("SPIN {steps}"), &expected)
     }
 
     fn check(&mut self, key: u64, value: &str) -> io::Result<()> {
@@ -97,17 +199,35 @@ impl StoreClient {
     }
 
     fn expect(&mut self, request: &str, expected: &str) -> io::Result<()> {
+        let read = |answer: &str| (answer == expected).then_some(());
+        self.exchange(request, &format!("{expected:?}"), read)
+    }
+
+    fn read<T>(&mut self, request: &str, read: impl Fn(&str) -> Option<T>) -> io::Result<T> {
+        self.exchange(request, "numbers", read)
+    }
+
+    /// Makes a request whose answer must be one that can be read.
+    fn exchange<T>(
+        &mut self,
+        request: &str,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> io::Result<T> {
         if self.is_broken {
             return Err(io::Error::other("the connection is broken"));
         }
         self.is_broken = true;
+        let sent = Instant::now();
         let answer = self.ask(request)?;
-        if answer != expected {
-            let what = format!("{request:?} was answered with {answer:?}, not {expected:?}");
-            return Err(io::Error::other(what));
-        }
+        let received = Instant::now();
+        let value = read(&answer).ok_or_else(|| {
+            let what = format!("{request:?} was answered with {answer:?}, not {expected}");
+            io::Error::other(what)
+        })?;
+        self.last_exchange = Exchange { sent, received };
         self.is_broken = false;
-        Ok(())
+        Ok(value)
     }
 
     fn ask(&mut self, request: &str) -> io::Result<String> {
