@@ -20,6 +20,7 @@ pub mod readings;
 pub mod seed;
 pub mod service;
 mod site;
+pub mod soak;
 pub mod store;
 pub mod tree;
 pub mod wait;

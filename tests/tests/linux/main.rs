@@ -3,6 +3,7 @@
 //! - [`boots`]: natively and recorded, with some numbers of vCPUs; how it ends.
 //! - [`disks`]: files on a disk, of one host and of a pair.
 //! - [`service`]: a client's one connection, while the primary is killed.
+//! - [`soak`]: an hour of that under mixed load.
 //!
 //! The guest is built when it is missing (`guests/linux/build`), or taken from `SAMSARA_LINUX_CACHE`.
 
@@ -12,6 +13,7 @@
 mod boots;
 mod disks;
 mod service;
+mod soak;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
