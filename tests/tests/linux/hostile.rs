@@ -177,6 +177,9 @@ fn a_hostile_guest_of_one_host() {
     }
 }
 
+/// The guest keeps all processors busy, and silence is not what is tested: who is killed is noticed by its connection.
+const PATIENT: &str = "failover.dead_after_ms=3000";
+
 /// A pair on a wire, each host with images of its own.
 struct HostilePair {
     pair: Pair,
@@ -185,13 +188,14 @@ struct HostilePair {
 }
 
 impl HostilePair {
-    fn start(wire: &Wire, seed: u64, extra: &[&str]) -> Self {
+    fn start(wire: &Wire, seed: u64, isolation: &str) -> Self {
         let site = Site::new().unwrap();
         let images = ["alpha", "beta"].map(|host| Images::new(&site, host));
         let mut seats = site.seats().unwrap();
         sit_at(&mut seats.0, wire, &images[0], TAP_A);
         sit_at(&mut seats.1, wire, &images[1], TAP_B);
-        let mut pair = Pair::start_at(&site, &seats, settings(seed), extra).unwrap();
+        let mut pair =
+            Pair::start_at(&site, &seats, settings(seed), &[isolation, PATIENT]).unwrap();
         pair.wait_protected().unwrap();
         Self {
             pair,
@@ -224,7 +228,7 @@ fn a_hostile_guest_of_a_pair() {
             let Some(wire) = Wire::new_or_skip(TEST) else {
                 return;
             };
-            let mut hostile = HostilePair::start(&wire, seed, &[isolation]);
+            let mut hostile = HostilePair::start(&wire, seed, isolation);
             assert_ended_well(&mut hostile.pair.primary);
             assert_ended_well(&mut hostile.pair.backup);
             assert_said_all(&console(&hostile.pair.primary), isolation);
@@ -262,7 +266,7 @@ fn a_hostile_guest_outlives_its_host() {
                 return;
             };
             let window = seeded.below(DEVICES.into());
-            let mut hostile = HostilePair::start(&wire, seed, &[isolation]);
+            let mut hostile = HostilePair::start(&wire, seed, isolation);
             let mark = format!("hostile: registers of window {window} ");
             wait_said(&hostile.pair.primary, &mark);
             // A random moment is the one thing that is slept until here.
