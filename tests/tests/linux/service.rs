@@ -12,23 +12,12 @@ use samsara_tests::seed::{Seeded, run_seed};
 use samsara_tests::service::{Client, Service};
 
 use crate::disks::assert_equal;
-use crate::{BOUND, turn_or_skip};
+use crate::{BOUND, Told, turn_or_skip};
 
 /// Answers before a kill and after it.
 const ANSWERS: u64 = 30;
 /// A kill comes so much later than the answers before it, at most.
 const KILL_WITHIN: Duration = Duration::from_millis(1500);
-
-/// Says on a panic how to repeat it.
-struct Told(String);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("to repeat this: {}", self.0);
-        }
-    }
-}
 
 #[test]
 fn a_connection_outlives_the_hosts_that_serve_it() {
