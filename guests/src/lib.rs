@@ -24,3 +24,7 @@ pub const STATUS_BAD_PARAMS: u8 = 2;
 /// The kernel, as an ELF file, that keeps changing its page tables and checks what its code at CPL 3 then sees, on two
 /// vCPUs of a PC. Command line: `ROUNDS SEED`. It powers off if all was right, and panics if not.
 pub const PAGING_KERNEL: &str = concat!(env!("OUT_DIR"), "/kernel-paging.elf");
+
+/// The kernel, as an ELF file, that gives every device of a PC garbage, on two vCPUs. Command line: `SEED AMOUNT CLIENT`.
+/// It powers off if each device did what it is for after a reset, and panics if not.
+pub const HOSTILE_KERNEL: &str = concat!(env!("OUT_DIR"), "/kernel-hostile.elf");

@@ -2,6 +2,7 @@
 //!
 //! - [`boots`]: natively and recorded, with some numbers of vCPUs; how it ends.
 //! - [`disks`]: files on a disk, of one host and of a pair.
+//! - [`hostile`]: another kernel, which gives the devices garbage; it needs no Linux.
 //! - [`service`]: a client's one connection, while the primary is killed.
 //! - [`soak`]: an hour of that under mixed load.
 //!
@@ -12,6 +13,7 @@
 
 mod boots;
 mod disks;
+mod hostile;
 mod service;
 mod soak;
 
@@ -39,22 +41,44 @@ const MODES: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// The guest, and the right to run it.
-struct Turn {
-    guest: &'static LinuxGuest,
+/// The right to run a guest.
+struct Alone {
     _machine: Machine,
     /// Tests of this program run one after another: each wants all processors.
     _order: MutexGuard<'static, ()>,
 }
 
-fn turn_or_skip(test: &str) -> Option<Turn> {
+fn alone_or_skip(test: &str) -> Option<Alone> {
     static ORDER: Mutex<()> = Mutex::new(());
     let order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(Turn {
+    Some(Alone {
         _machine: kvm_shared_or_skip(test)?,
-        guest: LinuxGuest::or_skip(test)?,
         _order: order,
     })
+}
+
+/// The Linux guest, and the right to run it.
+struct Turn {
+    guest: &'static LinuxGuest,
+    _alone: Alone,
+}
+
+fn turn_or_skip(test: &str) -> Option<Turn> {
+    Some(Turn {
+        _alone: alone_or_skip(test)?,
+        guest: LinuxGuest::or_skip(test)?,
+    })
+}
+
+/// Says on a panic how to repeat it.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("to repeat this: {}", self.0);
+        }
+    }
 }
 
 /// Settings of a machine in one of [`MODES`].

@@ -13,7 +13,7 @@ use samsara_tests::service::{Client, Service};
 use samsara_tests::store::StoreClient;
 
 use crate::disks::assert_equal;
-use crate::{BOUND, Turn, UP, console, turn_or_skip};
+use crate::{BOUND, Told, Turn, UP, console, turn_or_skip};
 
 const SERVING: &str = "samsara: serving";
 /// Answers before a kill and after it.
@@ -27,17 +27,6 @@ const SET_KILL_WITHIN: Duration = Duration::from_millis(15);
 
 /// A file is written nearly all the time, and little else is done.
 const DISK_JOB: &str = "mixed rest_ms=200 sleep_ms=100 pause_ms=1";
-
-/// Says on a panic how to repeat it.
-pub(crate) struct Told(pub(crate) String);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("to repeat this: {}", self.0);
-        }
-    }
-}
 
 /// A service, and the moments at which its hosts are killed.
 struct Run {

@@ -17,8 +17,8 @@ use samsara_tests::soak::stretch::Stretch;
 use samsara_tests::soak::ticks::TickCount;
 use samsara_tests::{HarnessError, Host, Status, Wire};
 
-use crate::service::{Told, assert_ended_alike};
-use crate::turn_or_skip;
+use crate::service::assert_ended_alike;
+use crate::{Told, turn_or_skip};
 
 const TEST: &str = "an_hour_under_mixed_load";
 /// What [`Service`] gives its guest.

@@ -79,7 +79,9 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    // `cargo demo -- --linux` hands on two of them, `cargo demo --linux` one that cargo takes.
+    let words = std::env::args_os().filter(|word| word != "--");
+    match run(&Arguments::parse_from(words)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { status, line }) => {
             eprintln!("demo: {line}");
