@@ -13,7 +13,7 @@ use samsara_machine::pc::{Delivery, Own, own_access};
 use samsara_machine::{Applied, Machine, Platform, Touched};
 
 use crate::EngineError;
-use crate::outside::{CLOCK_PAUSE, Outside, answer};
+use crate::outside::{CLOCK_PAUSE, Outside, answer, next_want};
 use crate::record::Taken;
 
 struct State {
@@ -352,10 +352,12 @@ fn answer_own(
 /// Serves the devices until the machine ends or is stopped.
 fn serve(shared: &Shared) -> Result<(), EngineError> {
     let mut state = shared.lock();
+    let mut last_served = None;
     while !state.stopping {
         let deadline = state.machine.devices().next_deadline();
         let now = shared.now();
-        if let Some(want) = state.machine.wants() {
+        if let Some(want) = next_want(&state.machine, last_served) {
+            last_served = Some(want.device);
             let input = answer(shared.outside.as_ref(), want);
             shared.input(&mut state, &input)?;
             drop(state);

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Input, Record, StateDigest};
-use samsara_machine::Output;
+use samsara_commitlog::{CommitSeq, DeviceIndex, Input, Record, StateDigest};
 use samsara_machine::pc::{Want, virtio};
+use samsara_machine::{Machine, Output};
 
 use crate::EngineError;
 
@@ -43,6 +43,13 @@ pub trait Outside: Send + Sync + 'static {
 /// A guest can set timers to fire every nanosecond. So the clock is not made to move by itself sooner
 /// than this after the last time: what falls between fires together.
 pub(crate) const CLOCK_PAUSE: Duration = Duration::from_micros(100);
+
+/// What the devices wait for next: each has its turn after the one that was served last, or a disk that is
+/// always busy would keep the others waiting.
+pub(crate) fn next_want(machine: &Machine, last: Option<DeviceIndex>) -> Option<Want> {
+    let after = machine.wants().find(|want| Some(want.device) > last);
+    after.or_else(|| machine.wants().next())
+}
 
 /// The input that a device waits for.
 pub(crate) fn answer(outside: &dyn Outside, want: Want) -> Input {

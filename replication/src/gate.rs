@@ -42,6 +42,9 @@ pub enum AckLevel {
     Verified,
 }
 
+/// What an output takes in memory besides itself and its bytes: a block of the allocator for these.
+const BLOCK_BYTES: usize = 64;
+
 #[derive(Debug)]
 struct HeldOutput<O> {
     seq: CommitSeq,
@@ -65,7 +68,7 @@ pub struct OutputGate<O> {
 }
 
 impl<O> OutputGate<O> {
-    /// A gate that holds everything until told otherwise. Past `limit_bytes` of held output
+    /// A gate that holds everything until told otherwise. Past `limit_bytes` of memory for held outputs
     /// [`OutputGate::is_full`] asks the vCPUs to wait; `hold` itself never refuses.
     pub fn new(level: AckLevel, limit_bytes: u64) -> Self {
         Self {
@@ -180,9 +183,11 @@ impl<O> OutputGate<O> {
         self.held.len()
     }
 
-    /// vCPUs should wait at their next commit until outputs have left.
+    /// vCPUs should wait at their next commit until outputs have left. A serial port makes an output of
+    /// each byte, so what holding one costs counts as well.
     pub fn is_full(&self) -> bool {
-        self.held_bytes >= self.limit_bytes
+        let each = size_of::<HeldOutput<O>>() + BLOCK_BYTES;
+        self.held_bytes + (self.held.len() * each) as u64 >= self.limit_bytes
     }
 
     /// How long outputs were held, in nanoseconds.

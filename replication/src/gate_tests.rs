@@ -54,6 +54,25 @@ fn held_lets_nothing_through_not_even_what_was_acknowledged() {
 }
 
 #[test]
+fn outputs_of_a_byte_each_fill_it_by_what_they_take() {
+    const LIMIT: usize = 1 << 20;
+    let now = Instant::now();
+    let mut gate = OutputGate::new(AckLevel::Verified, LIMIT as u64);
+    for seq in 1.. {
+        if gate.is_full() {
+            break;
+        }
+        gate.hold(CommitSeq(seq), vec![0u8], 1, now);
+    }
+    let taken = gate.held_count() * size_of::<HeldOutput<Vec<u8>>>();
+    assert!(
+        taken <= LIMIT,
+        "{taken} bytes for {} held",
+        gate.held_bytes()
+    );
+}
+
+#[test]
 fn a_new_backup_does_not_inherit_the_acknowledgements_of_the_old_one() {
     let now = Instant::now();
     let mut gate = OutputGate::new(AckLevel::Verified, 100);

@@ -242,7 +242,7 @@ impl Shared {
         if machine.platform() == Platform::Bare {
             return;
         }
-        let mut has_news = machine.wants().is_some();
+        let mut has_news = machine.wants().next().is_some();
         for vcpu in (0..machine.shape().vcpu_count).map(VcpuIndex) {
             has_news |= machine.touched(vcpu) != Touched::No;
             let lane = self.lane_of(vcpu);

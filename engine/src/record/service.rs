@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use samsara_commitlog::{GuestTime, Input};
+use samsara_commitlog::{DeviceIndex, GuestTime, Input};
 use samsara_machine::Machine;
 use samsara_machine::pc::Want;
 
 use super::committer::Shared;
 use crate::EngineError;
-use crate::outside::{CLOCK_PAUSE, answer};
+use crate::outside::{CLOCK_PAUSE, answer, next_want};
 
 enum Next {
     /// A timer is due.
@@ -19,15 +19,18 @@ enum Next {
 
 /// Serves the devices until the machine ends or the recorder stops.
 pub(super) fn run(shared: &Shared) -> Result<(), EngineError> {
-    let mut last = None;
+    let (mut last_clock, mut last_served) = (None, None);
     loop {
-        let input = match next(shared, last) {
+        let input = match next(shared, last_clock, last_served) {
             Next::Leave => return Ok(()),
             Next::Clock => {
-                last = Some(Instant::now());
+                last_clock = Some(Instant::now());
                 Input::Clock
             }
-            Next::Serve(want) => answer(shared.outside.as_ref(), want),
+            Next::Serve(want) => {
+                last_served = Some(want.device);
+                answer(shared.outside.as_ref(), want)
+            }
         };
         shared.outside.wait_for_room();
         let _floor = shared.floor();
@@ -35,13 +38,13 @@ pub(super) fn run(shared: &Shared) -> Result<(), EngineError> {
     }
 }
 
-fn next(shared: &Shared, last_clock: Option<Instant>) -> Next {
+fn next(shared: &Shared, last_clock: Option<Instant>, last_served: Option<DeviceIndex>) -> Next {
     let mut machine = shared.machine();
     loop {
         if shared.is_over(&machine) {
             return Next::Leave;
         }
-        if let Some(want) = machine.wants() {
+        if let Some(want) = next_want(&machine, last_served) {
             return Next::Serve(want);
         }
         let mut deadline = machine.devices().next_deadline();
@@ -65,7 +68,7 @@ fn is_due(shared: &Shared, machine: &Machine, deadline: Option<GuestTime>) -> bo
 fn is_still_wanted(shared: &Shared, machine: &Machine, input: &Input) -> bool {
     match input {
         Input::Clock => is_due(shared, machine, machine.devices().next_deadline()),
-        Input::Device { device, .. } => machine.wants().is_some_and(|want| want.device == *device),
+        Input::Device { device, .. } => machine.wants().any(|want| want.device == *device),
         _ => true,
     }
 }

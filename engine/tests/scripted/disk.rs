@@ -142,5 +142,8 @@ fn nothing_commits_after_a_record_that_did_not_apply() {
             "round {round}: {gaps:?} after {:?}",
             world.failure()
         );
+        // Whoever asks then how far the machine and its disks are is not told of the commit that there is not.
+        let last = recording.recorder.peek(samsara_machine::Machine::seq);
+        assert_eq!(last.0, world.last(), "round {round}");
     }
 }

@@ -5,6 +5,7 @@
 
 mod cpu;
 mod disk;
+mod fair;
 mod pc;
 mod timer;
 mod transmit;

@@ -29,6 +29,11 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// The last commit.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.load(Ordering::SeqCst)
+    }
+
     /// Commits that only moved the clock.
     pub(crate) fn clock_commits(&self) -> u64 {
         self.clock_commits.load(Ordering::SeqCst)
@@ -84,8 +89,8 @@ impl Outside for World {
 pub(crate) struct Setup {
     image: Arc<Image>,
     scripts: Vec<Script>,
-    device: Option<Device>,
-    disk: Option<Arc<dyn Blocks>>,
+    devices: Vec<Device>,
+    disks: Vec<Arc<dyn Blocks>>,
     isolation: Isolation,
     squash_every: u64,
 }
@@ -97,8 +102,8 @@ impl Setup {
         Self {
             image: Arc::new(Image::new(shape).unwrap()),
             scripts: scripts.to_vec(),
-            device: None,
-            disk: None,
+            devices: Vec::new(),
+            disks: Vec::new(),
             isolation: Isolation::Parallel,
             squash_every: 0,
         }
@@ -116,20 +121,18 @@ impl Setup {
         }
     }
 
-    pub(crate) fn with_disk(self, disk: Arc<dyn Blocks>) -> Self {
+    /// With one more device, a disk.
+    pub(crate) fn with_disk(mut self, disk: Arc<dyn Blocks>) -> Self {
         let device = Device::block(disk.bytes(), disk.is_read_only(), [0; 20]);
-        Self {
-            device: Some(device),
-            disk: Some(disk),
-            ..self
-        }
+        self.devices.push(device);
+        self.disks.push(disk);
+        self
     }
 
-    pub(crate) fn with_console(self) -> Self {
-        Self {
-            device: Some(Device::console()),
-            ..self
-        }
+    /// With one more device, a console.
+    pub(crate) fn with_console(mut self) -> Self {
+        self.devices.push(Device::console());
+        self
     }
 
     /// Guest memory as the PC starts.
@@ -140,10 +143,14 @@ impl Setup {
     /// Starts to record it.
     pub(crate) fn start(self) -> Recording {
         let settings = self.settings();
-        let Self { image, scripts, .. } = self;
+        let Self {
+            image,
+            scripts,
+            devices,
+            disks,
+            ..
+        } = self;
         let count = scripts.len();
-        let devices = self.device.into_iter().collect();
-        let disks = self.disk.into_iter().collect();
         let pc = Pc::new(count as u8, 0, devices, ConsoleDevice::Serial);
         let start = vec![start_state(); count];
         let machine = Machine::new_pc(shape(count), Arc::clone(&image), start, pc, disks);

@@ -110,10 +110,19 @@ pub struct Applied {
 impl Machine {
     /// Applies the next record.
     ///
-    /// On an error the state may be half changed: the machine must not be used further.
+    /// On an error the state may be half changed: the machine must not be used further. It, and its disks,
+    /// are then still at the commit before, of which they have all.
     pub fn apply(&mut self, record: &Record, source: Source<'_>) -> Result<Applied, ApplyError> {
         self.check_order(record)?;
-        self.seq = record.seq;
+        let before = std::mem::replace(&mut self.seq, record.seq);
+        let applied = self.apply_next(record, source);
+        if applied.is_err() {
+            self.seq = before;
+        }
+        applied
+    }
+
+    fn apply_next(&mut self, record: &Record, source: Source<'_>) -> Result<Applied, ApplyError> {
         self.guest_time = record.guest_time;
         let mut applied = Applied::default();
         match &record.commit {

@@ -95,8 +95,8 @@ impl Devices {
     }
 
     /// What some device waits for from outside.
-    pub fn wants(&self, image: &Image) -> Option<Want> {
-        self.pc()?.wants(image)
+    pub fn wants(&self, image: &Image) -> impl Iterator<Item = Want> {
+        self.pc().into_iter().flat_map(|pc| pc.wants(image))
     }
 
     /// Room for console input, in bytes.

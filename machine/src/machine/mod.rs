@@ -199,8 +199,8 @@ impl Machine {
         pc.is_some_and(|pc| pc.has_interrupt_for(vcpu, self.vcpu(vcpu)))
     }
 
-    /// What some device waits for from outside.
-    pub fn wants(&self) -> Option<Want> {
+    /// What devices wait for from outside, by device.
+    pub fn wants(&self) -> impl Iterator<Item = Want> {
         self.devices.wants(&self.image)
     }
 

@@ -128,9 +128,9 @@ impl Pc {
         deadlines.into_iter().flatten().min()
     }
 
-    pub(crate) fn wants(&self, image: &Image) -> Option<Want> {
-        let mut devices = (0..).map(DeviceIndex).zip(&self.virtio);
-        devices.find_map(|(device, state)| {
+    pub(crate) fn wants(&self, image: &Image) -> impl Iterator<Item = Want> {
+        let devices = (0..).map(DeviceIndex).zip(&self.virtio);
+        devices.filter_map(|(device, state)| {
             let what = state.wants(image.guest_memory())?;
             Some(Want { device, what })
         })
