@@ -1,8 +1,10 @@
-//! The memory of the daemons: what each uses as backup and as primary, and whether it grows.
+//! The memory of the daemons: what each uses as backup, as primary from its start and as survivor that went live, and whether it grows.
 
 use std::fmt::Write as _;
 use std::io;
 use std::time::{Duration, Instant};
+
+use crate::Status;
 
 /// Memory is still being taken into use for so long after a process took on a role: the guest's pages become resident, views fill, pools of
 /// threads and buffers reach their size.
@@ -51,12 +53,44 @@ impl Usage {
     }
 }
 
+/// What a process does. A survivor has what a backup needs and what a primary needs, and so more than one that began as primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Primary from its start.
+    Primary,
+    /// Backup.
+    Backup,
+    /// Primary that was a backup.
+    Survivor,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Primary, Self::Backup, Self::Survivor];
+
+    /// From its status.
+    pub fn of(status: &Status) -> Self {
+        match status.role {
+            samsara_config::Role::Backup => Self::Backup,
+            _ if status.counters.failovers > 0 => Self::Survivor,
+            _ => Self::Primary,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Backup => "backup",
+            Self::Survivor => "survivor",
+        }
+    }
+}
+
 /// A process in one role.
 #[derive(Clone, Debug)]
 struct Life {
     host: String,
     process: u32,
-    role: &'static str,
+    role: Role,
     from: Instant,
     samples: Vec<(Instant, Usage)>,
 }
@@ -96,14 +130,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Notes what a process uses in its role now.
-    pub fn note(
-        &mut self,
-        host: &str,
-        process: u32,
-        role: &'static str,
-        at: Instant,
-        usage: Usage,
-    ) {
+    pub fn note(&mut self, host: &str, process: u32, role: Role, at: Instant, usage: Usage) {
         let is_it = |life: &&mut Life| life.process == process && life.role == role;
         if let Some(life) = self.lives.iter_mut().find(is_it) {
             life.samples.push((at, usage));
@@ -135,7 +162,7 @@ impl Ledger {
                 table,
                 "  {:<6} {:<8} {:>6.0} s  {thirds}  {:10.1}  {:8.1}  {:4.1}",
                 life.host,
-                life.role,
+                life.role.as_str(),
                 lasted.as_secs_f64(),
                 mib(usage.private),
                 mib(usage.resident),
@@ -160,14 +187,15 @@ impl Ledger {
             if last.saturating_sub(*first) > GROWTH_MAX_KIB {
                 return Err(format!(
                     "the memory of {} as {} grew from {first} to {last} KiB",
-                    life.host, life.role
+                    life.host,
+                    life.role.as_str()
                 ));
             }
         }
-        for role in ["primary", "backup"] {
+        for role in Role::ALL {
             let of_role = judged.iter().filter(|(life, _)| life.role == role);
             check_drift(
-                role,
+                role.as_str(),
                 &of_role.map(|(_, (_, last))| *last).collect::<Vec<_>>(),
             )?;
         }
@@ -204,7 +232,7 @@ mod tests {
                 peak: private + 60_000,
             };
             let at = start + Duration::from_secs(second);
-            ledger.note("alpha", process, "primary", at, usage);
+            ledger.note("alpha", process, Role::Primary, at, usage);
         }
     }
 

@@ -11,7 +11,7 @@ use samsara_tests::service::{Client, Service};
 use samsara_tests::soak::Span;
 use samsara_tests::soak::digests::Digests;
 use samsara_tests::soak::failovers::{Failover, check_clocks, check_sleeps};
-use samsara_tests::soak::memory::{Ledger, Usage};
+use samsara_tests::soak::memory::{Ledger, Role, Usage};
 use samsara_tests::soak::observer::{Observed, Observer};
 use samsara_tests::soak::stretch::Stretch;
 use samsara_tests::soak::ticks::TickCount;
@@ -158,7 +158,7 @@ impl Soak {
                 .map_err(|why| format!("{}: {why}; {}", host.name(), status.state))?;
             let usage = Usage::of(status.pid).map_err(|error| error.to_string())?;
             self.memory
-                .note(host.name(), status.pid, status.role.as_str(), now, usage);
+                .note(host.name(), status.pid, Role::of(&status), now, usage);
         }
         Ok(())
     }
