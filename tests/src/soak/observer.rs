@@ -15,8 +15,8 @@ const CLOCK_READINGS: usize = 3;
 const LOAD_EVERY: Duration = Duration::from_secs(5);
 /// A count costs the guest's kernel more than anything else here, where it is emulated.
 const TICKS_EVERY: Duration = Duration::from_secs(20);
-/// Of the time that readings of one kind take, so many times that until the next one: the client is there for other things, too.
-const READING_COSTS: u32 = 8;
+/// As much time as readings of one kind take passes until the next one, so many times: the client is there for other things, too.
+const READING_COSTS: u32 = 4;
 /// One request in so many has the guest compute.
 const SPIN_ONE_IN: u64 = 16;
 const SPIN_STEPS: u64 = 50_000;

@@ -34,7 +34,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const SAY_EVERY: Duration = Duration::from_mins(1);
 /// Least time from protection to a kill; a kill comes within twice that. In a short run it is a part of it.
 const CALM: Duration = Duration::from_mins(2);
-const CALMS_IN_A_RUN: u32 = 10;
+const CALMS_IN_A_RUN: u32 = 6;
 
 #[test]
 #[ignore = "it takes an hour: SAMSARA_MINUTES=60 cargo test --release -p samsara-tests --test linux soak -- --ignored --nocapture"]
