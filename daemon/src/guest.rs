@@ -173,6 +173,7 @@ pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Re
         isolation,
         paging: kvm.traits.paging,
         tsc: kvm.traits.tsc,
+        tsc_khz: kvm.tsc_khz(),
         chunk_min: Duration::from_micros(recording.chunk_min_us),
         chunk_max: Duration::from_micros(recording.chunk_max_us),
         digest_every: recording.digest_every,

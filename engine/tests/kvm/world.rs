@@ -222,6 +222,7 @@ pub(crate) fn settings(faults: Faults) -> Settings {
         isolation: Isolation::Parallel,
         paging: Paging::Second,
         tsc: TscControl::Movable,
+        tsc_khz: None,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,

@@ -187,6 +187,7 @@ impl Setup {
             isolation: self.isolation,
             paging: Paging::Second,
             tsc: TscControl::Movable,
+            tsc_khz: None,
             chunk_min: Duration::from_micros(50),
             chunk_max: Duration::from_micros(500),
             digest_every: 0,
