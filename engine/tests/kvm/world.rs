@@ -320,7 +320,7 @@ pub(crate) fn recorded(
     if !guest.typed.is_empty() {
         run.recorder
             .console_input(guest.typed)
-            .map_err(|error| error.to_string())?;
+            .ok_or("the console takes nothing")?;
     }
     run.world.wait_for_end(patience)?;
     let (answer, consumer, stats) = run.stop()?;
