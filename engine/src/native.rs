@@ -116,7 +116,7 @@ impl NativeRun {
         let taken = bytes.len().min(room);
         if taken > 0 {
             let input = Input::Console(Bytes::copy_from_slice(&bytes[..taken]));
-            self.from_outside(state, &input)?;
+            self.input_from_outside(state, &input)?;
         }
         Some(taken)
     }
@@ -136,14 +136,14 @@ impl NativeRun {
             device,
             bytes: frame.clone(),
         };
-        match self.from_outside(state, &input) {
+        match self.input_from_outside(state, &input) {
             Some(()) => Taken::Yes,
             None => Taken::Gone,
         }
     }
 
     /// Takes an input on a thread that is not the machine's own. What goes wrong stops the machine and is told.
-    fn from_outside(&self, mut state: MutexGuard<'_, State>, input: &Input) -> Option<()> {
+    fn input_from_outside(&self, mut state: MutexGuard<'_, State>, input: &Input) -> Option<()> {
         let taken = self.shared.input(&mut state, input);
         drop(state);
         taken

@@ -158,7 +158,7 @@ impl Recorder {
     /// Hands the guest bytes typed at its console; gives how many it had room for, or
     /// nothing when that has failed.
     pub fn console_input(&self, bytes: &[u8]) -> Option<usize> {
-        self.from_outside("console", |shared| {
+        self.act_from_outside("console", |shared| {
             let _floor = shared.floor();
             let mut taken = 0;
             shared.commit_input(|machine| {
@@ -172,13 +172,13 @@ impl Recorder {
 
     /// Hands a network device of the guest a received frame.
     pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Taken {
-        let taken = self.from_outside("network", |shared| shared.frame_input(device, frame));
+        let taken = self.act_from_outside("network", |shared| shared.frame_input(device, frame));
         taken.unwrap_or(Taken::Gone)
     }
 
     /// Has a thread that is not the recorder's own do something to the machine. What goes wrong stops the
     /// machine and is told, as on those: nothing else would tell of it.
-    fn from_outside<T>(
+    fn act_from_outside<T>(
         &self,
         name: &str,
         act: impl FnOnce(&Shared) -> Result<T, EngineError>,
