@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, Shape};
 use samsara_config::{Config, ConsoleDevice, ConsoleInput};
-use samsara_engine::{EngineError, NativeRun, Recorder, Settings};
+use samsara_engine::{NativeRun, Recorder, Settings};
 use samsara_machine::bare::{self, Program};
 use samsara_machine::linux::{self, Kernel, VirtioSlot};
 use samsara_machine::memory::Image;
@@ -173,6 +173,7 @@ pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Re
         isolation,
         paging: kvm.traits.paging,
         tsc: kvm.traits.tsc,
+        tsc_khz: kvm.tsc_khz(),
         chunk_min: Duration::from_micros(recording.chunk_min_us),
         chunk_max: Duration::from_micros(recording.chunk_max_us),
         digest_every: recording.digest_every,
@@ -192,7 +193,7 @@ pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Re
     });
     if config.vm.console_input == ConsoleInput::Stdin {
         let typed = Arc::downgrade(&recorder);
-        feed_console(move |bytes| typed.upgrade()?.console_input(bytes).ok())?;
+        feed_console(move |bytes| typed.upgrade()?.console_input(bytes))?;
     }
     let receiver = Arc::downgrade(&recorder);
     connect(&base.network, move |device, frame| {
@@ -217,7 +218,7 @@ pub(crate) fn run_native(
     });
     if base.config.vm.console_input == ConsoleInput::Stdin {
         let typed = Arc::downgrade(&native);
-        feed_console(move |bytes| typed.upgrade()?.console_input(bytes).ok())?;
+        feed_console(move |bytes| typed.upgrade()?.console_input(bytes))?;
     }
     let receiver = Arc::downgrade(&native);
     connect(&base.network, move |device, frame| {
@@ -231,16 +232,12 @@ pub(crate) fn run_native(
 /// From now on frames for the guest reach it. `take` gives nothing once the guest is gone.
 fn connect(
     network: &Network,
-    take: impl Fn(DeviceIndex, Bytes) -> Option<Result<samsara_engine::Taken, EngineError>>
-    + Send
-    + Sync
-    + 'static,
+    take: impl Fn(DeviceIndex, Bytes) -> Option<samsara_engine::Taken> + Send + Sync + 'static,
 ) -> Result<(), Failure> {
     let take = move |device, frame| match take(device, frame) {
-        Some(Ok(samsara_engine::Taken::Yes)) => Taken::Yes,
-        Some(Ok(samsara_engine::Taken::NoRoom)) => Taken::NoRoom,
-        // What fails here fails the machine's own threads too, and they tell.
-        Some(Ok(samsara_engine::Taken::Gone) | Err(_)) | None => Taken::Gone,
+        Some(samsara_engine::Taken::Yes) => Taken::Yes,
+        Some(samsara_engine::Taken::NoRoom) => Taken::NoRoom,
+        Some(samsara_engine::Taken::Gone) | None => Taken::Gone,
     };
     network
         .go_live(Arc::new(take))

@@ -108,35 +108,48 @@ impl NativeRun {
         self.shared.lock().machine.devices().mark()
     }
 
-    /// Hands the guest bytes typed at its console; gives how many it had room for.
-    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
-        let mut state = self.shared.lock();
+    /// Hands the guest bytes typed at its console; gives how many it had room for, or nothing when that
+    /// has failed.
+    pub fn console_input(&self, bytes: &[u8]) -> Option<usize> {
+        let state = self.shared.lock();
         let room = state.machine.console_room().min(Input::CONSOLE_BYTES_MAX);
         let taken = bytes.len().min(room);
         if taken > 0 {
             let input = Input::Console(Bytes::copy_from_slice(&bytes[..taken]));
-            self.shared.input(&mut state, &input)?;
+            self.input_from_outside(state, &input)?;
         }
-        Ok(taken)
+        Some(taken)
     }
 
     /// Hands a network device of the guest a received frame.
-    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Result<Taken, EngineError> {
-        let mut state = self.shared.lock();
+    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Taken {
+        let state = self.shared.lock();
         if state.stopping {
-            return Ok(Taken::Gone);
+            return Taken::Gone;
         }
         let machine = &state.machine;
         let pc = machine.devices().pc();
         if !pc.is_some_and(|pc| pc.has_room(device, frame.len(), machine.image())) {
-            return Ok(Taken::NoRoom);
+            return Taken::NoRoom;
         }
         let input = Input::Device {
             device,
             bytes: frame.clone(),
         };
-        self.shared.input(&mut state, &input)?;
-        Ok(Taken::Yes)
+        match self.input_from_outside(state, &input) {
+            Some(()) => Taken::Yes,
+            None => Taken::Gone,
+        }
+    }
+
+    /// Takes an input on a thread that is not the machine's own. What goes wrong stops the machine and is told.
+    fn input_from_outside(&self, mut state: MutexGuard<'_, State>, input: &Input) -> Option<()> {
+        let taken = self.shared.input(&mut state, input);
+        drop(state);
+        taken
+            .inspect_err(|_| self.shared.stop())
+            .map_err(|error| self.shared.outside.failed(error))
+            .ok()
     }
 
     /// Stops the vCPUs.

@@ -1,6 +1,7 @@
 // Radix-2 FFT of complex doubles, forward and back. Every butterfly is computed the same way whoever does it, and sines
 // come from a polynomial of our own: the spectrum is the same to the bit on every processor and for any vCPU count.
 #include "guest.h"
+#include "numeric.h"
 
 enum { LOG2, PASSES };
 struct param program_params[] = {
@@ -9,8 +10,6 @@ struct param program_params[] = {
     PARAMS_END,
 };
 
-#define EPSILON 0x1p-52
-#define QUARTER_PI 0x1.921fb54442d18p-1
 #define BINS 8 // bins of the spectrum that are also computed directly
 
 struct complex {
@@ -28,19 +27,6 @@ void program_setup(struct vcpu *cpu) {
     n = 1ul << param(LOG2);
     data = alloc(cpu, n * sizeof *data);
     twiddles = alloc(cpu, n / 2 * sizeof *twiddles);
-}
-
-// Taylor series, exact to rounding for 0 <= x <= pi/4.
-static double sine(double x) {
-    double sum = 1.0, xx = x * x;
-    for (int k = 16; k >= 2; k -= 2) sum = 1.0 - xx / (double)(k * (k + 1)) * sum;
-    return x * sum;
-}
-
-static double cosine(double x) {
-    double sum = 1.0, xx = x * x;
-    for (int k = 17; k >= 1; k -= 2) sum = 1.0 - xx / (double)(k * (k + 1)) * sum;
-    return sum;
 }
 
 // e^(-2 pi i k / n) for k < n/2, from the octant that k is in.
@@ -116,8 +102,6 @@ static u64 reverse_bits(u64 index) {
     for (u64 i = 0; i < param(LOG2); i++) reversed |= ((index >> i) & 1) << (param(LOG2) - 1 - i);
     return reversed;
 }
-
-static double absolute(double value) { return value < 0 ? -value : value; }
 
 // NaN counts as too large.
 static bool is_near(struct complex a, struct complex b, double bound) {

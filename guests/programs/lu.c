@@ -1,6 +1,7 @@
 // Blocked LU factorisation without pivoting of a dense, diagonally dominant matrix of doubles. Every element is updated
 // in the order of an unblocked factorisation, whoever does it: the result is the same to the bit for any vCPU count.
 #include "guest.h"
+#include "numeric.h"
 
 enum { N };
 struct param program_params[] = {
@@ -9,7 +10,6 @@ struct param program_params[] = {
 };
 
 #define BLOCK 32ul
-#define EPSILON 0x1p-52
 
 typedef double block[BLOCK][BLOCK]; // two pages: vCPUs never share one
 
@@ -109,8 +109,6 @@ static u64 checksum(struct vcpu *cpu) {
 }
 
 static double factor_element(u64 i, u64 j) { return (*at(i / BLOCK, j / BLOCK))[i % BLOCK][j % BLOCK]; }
-
-static double absolute(double value) { return value < 0 ? -value : value; }
 
 // The largest |A x - L (U x)| of this vCPU's rows, for a vector x of numbers in [-1, 1).
 static double residual(struct vcpu *cpu) {

@@ -196,6 +196,8 @@ struct range {
     u64 from, to;
 };
 struct range share_of(const struct vcpu *cpu, u64 total);
+// The same in whole groups of `each`, of which the last may be smaller: for items that are to be on whole pages.
+struct range share_of_groups(const struct vcpu *cpu, u64 total, u64 each);
 
 // splitmix64 of a counter: a good 64-bit number for every index, the same whoever computes it.
 static inline u64 mix(u64 index) {

@@ -50,3 +50,9 @@ struct range share_of(const struct vcpu *cpu, u64 total) {
     u64 from = cpu->index * each + (cpu->index < more ? cpu->index : more);
     return (struct range){from, from + each + (cpu->index < more)};
 }
+
+struct range share_of_groups(const struct vcpu *cpu, u64 total, u64 each) {
+    struct range groups = share_of(cpu, total / each + (total % each != 0));
+    u64 from = groups.from * each, to = groups.to * each;
+    return (struct range){from < total ? from : total, to < total ? to : total};
+}

@@ -1,18 +1,21 @@
 //! One chunk: settle, run, validate, commit or squash.
+//!
+//! How its view is kept in step with committed memory is in [`super::upkeep`], how what it did becomes a record in
+//! [`super::found`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::{Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record};
-use samsara_machine::bare::{Guarded, Seen};
-use samsara_machine::kvm::{Harvest, RawExit, Restore};
-use samsara_machine::memory::{MemoryError, PageIndex, Residency};
-use samsara_machine::{Machine, Platform, Source, Touched};
+use samsara_commitlog::Boundary;
+use samsara_machine::bare::Guarded;
+use samsara_machine::kvm::{Harvest, RawExit};
+use samsara_machine::memory::{PageIndex, Residency};
+use samsara_machine::{Platform, Source, Touched};
 
-use super::changes::{self, Changes};
-use super::committer::{Isolation, Shared};
+use super::changes;
+use super::committer::Shared;
 use super::contended::Contended;
-use super::faults::Mistake;
+use super::found::Found;
 use super::held::HeldPages;
 use super::lane::{Lane, LaneIndex};
 use super::pacing::{Company, is_wait};
@@ -20,15 +23,6 @@ use super::seat::Seat;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
-
-/// Held pages that have not changed for so many chunks are cold.
-const COLD_AGE: u32 = 256;
-/// Chunks between two looks for cold pages.
-const RELEASE_EVERY: u64 = 8;
-/// Comparing so many pages is nothing beside a chunk.
-const FEW_PAGES: usize = 512;
-/// How many held pages are compared with the image at a chunk's start, where that is checked.
-const CHECKED_PAGES: usize = 256;
 
 /// How a chunk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,30 +33,21 @@ pub(super) enum Outcome {
     Abandoned,
 }
 
-/// What a chunk found before it took the commit lock.
-struct Found {
-    started_after: CommitSeq,
-    boundary: Boundary,
-    exit: Exit,
-    /// `None` for a load: its instruction stores only once it has its value.
-    memory: Option<Changes>,
-}
-
 /// Runs chunks in one view: those of one vCPU, or of all in turn.
 pub(super) struct ChunkRunner<C> {
-    lane: LaneIndex,
-    seat: Seat<C>,
-    platform: Platform,
-    shared: Arc<Shared>,
-    held: HeldPages,
+    pub(super) lane: LaneIndex,
+    pub(super) seat: Seat<C>,
+    pub(super) platform: Platform,
+    pub(super) shared: Arc<Shared>,
+    pub(super) held: HeldPages,
     /// Pages that keep the guest's code unprivileged.
-    guarded: Guarded,
-    contended: Contended,
-    held_pages_max: usize,
+    pub(super) guarded: Guarded,
+    pub(super) contended: Contended,
+    pub(super) held_pages_max: usize,
     /// How large the last chunk's changes were: the next one's may be as large.
-    runs_bytes: usize,
+    pub(super) runs_bytes: usize,
     /// Chunks run, lost ones too.
-    chunks: u64,
+    pub(super) chunks: u64,
 }
 
 impl<C: Cpu> ChunkRunner<C> {
@@ -113,7 +98,7 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self.seat
     }
 
-    fn lane(&self) -> &Lane {
+    pub(super) fn lane(&self) -> &Lane {
         self.shared.lane(self.lane)
     }
 
@@ -211,7 +196,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// Adds the pages that have become private to the held ones.
-    fn harvest(&mut self) -> Result<(), EngineError> {
+    pub(super) fn harvest(&mut self) -> Result<(), EngineError> {
         let Self {
             seat: Seat { cpu, .. },
             held,
@@ -240,173 +225,6 @@ impl<C: Cpu> ChunkRunner<C> {
     fn is_unwanted(&self) -> bool {
         let is_exclusive = self.company() == Company::None;
         !is_exclusive && self.shared.settings.faults.squashes(self.chunks)
-    }
-
-    /// Invariant 4: a chunk starts on a view that shows committed memory. Held pages that others
-    /// have overwritten since [`Self::settle`] are for validation to find.
-    fn check_start(&self) {
-        let lane = self.lane();
-        let _machine = self.shared.machine();
-        let incoming = lane.peek_incoming();
-        let step = self.held.count() / CHECKED_PAGES + 1;
-        for page in self
-            .held
-            .pages()
-            .skip(self.chunks as usize % step)
-            .step_by(step)
-        {
-            assert!(
-                lane.view.equals_image(page) || incoming.binary_search(&page).is_ok(),
-                "invariant 4: vCPU {} starts a chunk with a stale page, number {}",
-                self.seat.index,
-                page.0
-            );
-        }
-    }
-
-    /// The pages that others committed and that this view shows: the chunk may have read them.
-    fn stale_pages(&mut self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
-        let incoming = self.lane().take_incoming();
-        let faults = self.shared.settings.faults;
-        let may_forget = !faults.makes(Mistake::SkipForgetTranslations);
-        if !incoming.is_empty() && self.shared.isolation == Isolation::Parallel && may_forget {
-            self.seat.cpu.forget_translations();
-        }
-        if incoming.iter().any(|&page| self.guarded.contains(page)) {
-            self.seat.cpu.expect_privileged_code();
-        }
-        let lane = self.lane();
-        let (held, others): (Vec<_>, Vec<_>) = incoming
-            .into_iter()
-            .partition(|&page| lane.held.contains(page));
-        // Held pages are resident: no need to ask.
-        let held = held.into_iter().map(|page| (page, Residency::Private));
-        let mut stale: Vec<_> = held.filter(|&(_, found)| faults.counts(found)).collect();
-        if !others.is_empty() {
-            lane.view.residency(&others, |page, found| {
-                if faults.counts(found) {
-                    stale.push((page, found));
-                }
-            })?;
-        }
-        Ok(stale)
-    }
-
-    /// Makes sure that no page of the view is stale; gives the last commit that it then shows.
-    fn settle(&mut self) -> Result<CommitSeq, MemoryError> {
-        let published = self.shared.published();
-        let mut stale = self.stale_pages()?;
-        // The image's own pages always show the image.
-        stale.retain(|&(_, found)| found == Residency::Private);
-        self.settle_pages(&stale)?;
-        Ok(published)
-    }
-
-    /// Brings stale pages, in any order, up to date. A held page is refreshed: a copy; dropping it
-    /// would cost a hundred times that in faults when it is written again. Others are dropped.
-    fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
-        if self.shared.settings.faults.makes(Mistake::SkipSettle) {
-            return Ok(());
-        }
-        let mut dropped = Vec::new();
-        for &(page, _) in stale {
-            if self.lane().held.contains(page) {
-                self.lane().view.refresh(page);
-            } else {
-                dropped.push(page);
-            }
-        }
-        dropped.sort_unstable();
-        self.drop_pages(&dropped)
-    }
-
-    fn drop_pages(&mut self, pages: &[PageIndex]) -> Result<(), MemoryError> {
-        let lane = self.shared.lane(self.lane);
-        lane.view.drop_pages(pages)?;
-        self.held.remove(&lane.held, pages);
-        Ok(())
-    }
-
-    /// Undoes the chunk. `changed` are the pages that it changed, where that is known.
-    fn squash(
-        &mut self,
-        raw: &RawExit,
-        stale: &[(PageIndex, Residency)],
-        changed: Option<&[PageIndex]>,
-    ) -> Result<(), EngineError> {
-        if matches!(raw, RawExit::Read { .. }) {
-            // KVM would finish the load inside the next run, on top of the restored state.
-            self.seat.cpu.complete_read(0)?;
-            self.harvest()?;
-        }
-        let faults = self.shared.settings.faults;
-        if !faults.makes(Mistake::SkipRestoreState) {
-            self.seat.cpu.restore(&self.seat.start, Restore::KeepTime)?;
-            self.seat.apic = self.seat.start.apic();
-        }
-        if !faults.makes(Mistake::SkipRestoreMemory) {
-            let view = &self.shared.lane(self.lane).view;
-            match changed {
-                Some(pages) => pages.iter().for_each(|&page| view.refresh(page)),
-                None => self.held.pages().for_each(|page| view.refresh(page)),
-            }
-        }
-        self.forget_translations()?;
-        self.contended.squashed(stale.iter().map(|&(page, _)| page));
-        self.settle_pages(stale)?;
-        self.release()?;
-        count(&self.stats().squashes, 1);
-        Ok(())
-    }
-
-    /// A squash leaves no translation behind: the chunk may have changed page tables.
-    fn forget_translations(&mut self) -> Result<(), MemoryError> {
-        let faults = self.shared.settings.faults;
-        if self.platform == Platform::Bare || faults.makes(Mistake::SkipForgetTranslations) {
-            return Ok(());
-        }
-        self.seat.cpu.forget_translations();
-        // Where the processor walks the tables itself, KVM flushes what it knows of a view that loses a
-        // page.
-        let any = self.held.pages().next();
-        any.map_or(Ok(()), |page| self.drop_pages(&[page]))
-    }
-
-    /// Finds what the chunk did: the exit, the bytes it changed, all without the commit lock.
-    fn result(
-        &mut self,
-        raw: &RawExit,
-        started_after: CommitSeq,
-        timed_out: bool,
-    ) -> Result<Found, EngineError> {
-        let is_load = matches!(raw, RawExit::Read { .. });
-        if !is_load {
-            self.seat.capture()?;
-        }
-        let lane = self.shared.lane(self.lane);
-        let random = || self.shared.outside.random();
-        let memory = Seen::View(&lane.view);
-        let exit = self.platform.interpret(raw, &self.seat.end, memory, random);
-        let boundary = match raw {
-            RawExit::Cut if timed_out => Boundary::Timer,
-            RawExit::Cut => Boundary::Kick,
-            _ => Boundary::Exit,
-        };
-        let changes = (!is_load).then(|| self.changes(true));
-        Ok(Found {
-            started_after,
-            boundary,
-            exit,
-            memory: changes,
-        })
-    }
-
-    /// The memory that the chunk changed. Nobody is asked to help under the commit lock.
-    fn changes(&mut self, may_share: bool) -> Changes {
-        let shared = &self.shared;
-        let view = &shared.lane(self.lane).view;
-        let helpers = may_share.then_some(&shared.rotation);
-        Changes::find(view, &mut self.held, &mut self.runs_bytes, helpers)
     }
 
     fn commit(
@@ -448,63 +266,6 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(Outcome::Committed)
     }
 
-    /// Makes the chunk's record, under the commit lock, and gives the pages that it changes. Loads
-    /// get their value here, from the devices as they are at this commit.
-    fn record(
-        &mut self,
-        machine: &Machine,
-        result: Found,
-    ) -> Result<(Record, Vec<PageIndex>), EngineError> {
-        let Found {
-            started_after,
-            boundary,
-            mut exit,
-            memory,
-        } = result;
-        let guest_time = self.shared.now(machine);
-        if matches!(exit, Exit::Read { .. }) {
-            let value = machine
-                .devices()
-                .read_value(self.seat.index, &exit, guest_time);
-            let finished = self.seat.cpu.complete_read(value)?;
-            self.seat.capture()?;
-            if let RawExit::Fatal(reason) = finished {
-                exit = Exit::Fatal {
-                    rip: self.seat.end.regs().rip,
-                    reason,
-                };
-            }
-            self.harvest()?;
-        }
-        let Changes {
-            runs: memory,
-            pages,
-            digest,
-        } = memory.unwrap_or_else(|| self.changes(false));
-        let vcpu = self.seat.end.changes_since(&self.seat.start);
-        count(
-            &self.shared.stats.effect_bytes,
-            (memory.encoded().len() + vcpu.encoded().len()) as u64,
-        );
-        let chunk = Chunk {
-            vcpu: self.seat.index,
-            started_after,
-            boundary,
-            exit,
-            result: ChunkResult::Effects(Effects { memory, vcpu }),
-            digest: digest.finish(&self.seat.end),
-        };
-        let commit = Commit::Chunk(chunk);
-        Ok((
-            Record {
-                seq: machine.seq().next(),
-                guest_time,
-                commit,
-            },
-            pages,
-        ))
-    }
-
     /// Bookkeeping of a committed chunk, outside the lock.
     fn after_commit(
         &mut self,
@@ -529,21 +290,5 @@ impl<C: Cpu> ChunkRunner<C> {
             self.drop_pages(&unused)?;
         }
         Ok(self.release()?)
-    }
-
-    /// Drops pages that have not changed for long: now and then once there are many, because each
-    /// is compared at the end of every chunk, and at once when the view holds too many.
-    fn release(&mut self) -> Result<(), MemoryError> {
-        if self.held.count() > FEW_PAGES && self.chunks.is_multiple_of(RELEASE_EVERY) {
-            let cold = self.held.colder_than(COLD_AGE);
-            self.drop_pages(&cold)?;
-        }
-        let mut age = COLD_AGE;
-        while self.held.count() > self.held_pages_max {
-            let cold = self.held.colder_than(age);
-            self.drop_pages(&cold)?;
-            age /= 2;
-        }
-        Ok(())
     }
 }

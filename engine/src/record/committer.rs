@@ -55,6 +55,8 @@ pub struct Settings {
     pub paging: Paging,
     /// Whether vCPUs' TSCs can be set on this host.
     pub tsc: TscControl,
+    /// Their rate in kHz, where it is steady.
+    pub tsc_khz: Option<u64>,
     /// Shortest chunk.
     pub chunk_min: Duration,
     /// Longest chunk.
@@ -117,7 +119,7 @@ impl Shared {
         Self {
             published: AtomicU64::new(machine.seq().0),
             clock_base: machine.guest_time(),
-            tsc: Tsc::of(&machine, settings.tsc, host_tsc()),
+            tsc: Tsc::of(&machine, &settings, host_tsc()),
             machine: Mutex::new(machine),
             turnstile: Turnstile::default(),
             rotation: Rotation::default(),

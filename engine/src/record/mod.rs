@@ -22,6 +22,7 @@ mod chunk;
 mod committer;
 mod contended;
 mod faults;
+mod found;
 mod held;
 mod job;
 mod lane;
@@ -32,6 +33,7 @@ mod seat;
 mod service;
 mod tsc;
 mod turnstile;
+mod upkeep;
 mod worker;
 
 pub use committer::{Isolation, Settings};

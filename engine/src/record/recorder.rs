@@ -155,47 +155,46 @@ impl Recorder {
         Ok(())
     }
 
-    /// Hands the guest bytes typed at its console; gives how many it had room for.
-    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, EngineError> {
-        let _floor = self.shared.floor();
-        let mut taken = 0;
-        self.shared.commit_input(|machine| {
-            let room = machine.console_room().min(Input::CONSOLE_BYTES_MAX);
-            taken = bytes.len().min(room);
-            (taken > 0).then(|| Input::Console(Bytes::copy_from_slice(&bytes[..taken])))
-        })?;
-        Ok(taken)
+    /// Hands the guest bytes typed at its console; gives how many it had room for, or
+    /// nothing when that has failed.
+    pub fn console_input(&self, bytes: &[u8]) -> Option<usize> {
+        self.act_from_outside("console", |shared| {
+            let _floor = shared.floor();
+            let mut taken = 0;
+            shared.commit_input(|machine| {
+                let room = machine.console_room().min(Input::CONSOLE_BYTES_MAX);
+                taken = bytes.len().min(room);
+                (taken > 0).then(|| Input::Console(Bytes::copy_from_slice(&bytes[..taken])))
+            })?;
+            Ok(taken)
+        })
     }
 
     /// Hands a network device of the guest a received frame.
-    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Result<Taken, EngineError> {
-        let has_room = |machine: &Machine| {
-            let pc = machine.devices().pc();
-            pc.is_some_and(|pc| pc.has_room(device, frame.len(), machine.image()))
+    pub fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Taken {
+        let taken = self.act_from_outside("network", |shared| shared.frame_input(device, frame));
+        taken.unwrap_or(Taken::Gone)
+    }
+
+    /// Has a thread that is not the recorder's own do something to the machine. What goes wrong stops the
+    /// machine and is told, as on those: nothing else would tell of it.
+    fn act_from_outside<T>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&Shared) -> Result<T, EngineError>,
+    ) -> Option<T> {
+        let _report = ReportPanic {
+            name,
+            shared: &self.shared,
         };
-        {
-            let machine = self.shared.machine();
-            if self.shared.is_over(&machine) {
-                return Ok(Taken::Gone);
-            }
-            if !has_room(&machine) {
-                return Ok(Taken::NoRoom);
+        match act(&self.shared) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.shared.stop();
+                self.shared.outside.failed(error);
+                None
             }
         }
-        self.shared.outside.wait_for_room();
-        let _floor = self.shared.floor();
-        let mut taken = Taken::NoRoom;
-        self.shared.commit_input(|machine| {
-            let input = has_room(machine).then(|| Input::Device {
-                device,
-                bytes: frame.clone(),
-            });
-            if input.is_some() {
-                taken = Taken::Yes;
-            }
-            input
-        })?;
-        Ok(taken)
     }
 
     /// Has all vCPUs stand still between commits while `look` sees the machine.
@@ -226,6 +225,38 @@ impl Recorder {
 
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn frame_input(&self, device: DeviceIndex, frame: &Bytes) -> Result<Taken, EngineError> {
+        let has_room = |machine: &Machine| {
+            let pc = machine.devices().pc();
+            pc.is_some_and(|pc| pc.has_room(device, frame.len(), machine.image()))
+        };
+        {
+            let machine = self.machine();
+            if self.is_over(&machine) {
+                return Ok(Taken::Gone);
+            }
+            if !has_room(&machine) {
+                return Ok(Taken::NoRoom);
+            }
+        }
+        self.outside.wait_for_room();
+        let _floor = self.floor();
+        let mut taken = Taken::NoRoom;
+        self.commit_input(|machine| {
+            let input = has_room(machine).then(|| Input::Device {
+                device,
+                bytes: frame.clone(),
+            });
+            if input.is_some() {
+                taken = Taken::Yes;
+            }
+            input
+        })?;
+        Ok(taken)
     }
 }
 

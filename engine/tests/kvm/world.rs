@@ -222,6 +222,7 @@ pub(crate) fn settings(faults: Faults) -> Settings {
         isolation: Isolation::Parallel,
         paging: Paging::Second,
         tsc: TscControl::Movable,
+        tsc_khz: None,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,
@@ -319,7 +320,7 @@ pub(crate) fn recorded(
     if !guest.typed.is_empty() {
         run.recorder
             .console_input(guest.typed)
-            .map_err(|error| error.to_string())?;
+            .ok_or("the console takes nothing")?;
     }
     run.world.wait_for_end(patience)?;
     let (answer, consumer, stats) = run.stop()?;

@@ -84,6 +84,7 @@ fn put_request(image: &Image, disk: u64, target: u64) {
 }
 
 /// Sets both disks up, has them read, and goes on.
+#[expect(clippy::unnecessary_wraps, reason = "scripts are of one type")]
 fn driver(step: u64, memory: &mut Memory) -> Option<RawExit> {
     let disk = step / STEPS;
     if disk > 1 {

@@ -10,3 +10,4 @@ mod pc;
 mod timer;
 mod transmit;
 mod turns;
+mod typed;

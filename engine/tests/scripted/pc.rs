@@ -1,6 +1,6 @@
 //! The PC around the scripted vCPUs, and what lies outside it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,15 @@ pub(crate) struct World {
     clock_commits: AtomicU64,
     gaps: Mutex<Vec<(u64, u64)>>,
     failure: Mutex<Option<String>>,
+    refuses_console: AtomicBool,
 }
 
 impl World {
+    /// Panics when it is given what was typed.
+    pub(crate) fn refuse_console(&self) {
+        self.refuses_console.store(true, Ordering::SeqCst);
+    }
+
     /// The last commit.
     pub(crate) fn last(&self) -> u64 {
         self.last.load(Ordering::SeqCst)
@@ -58,16 +64,17 @@ impl Outside for World {
         if seq.0 != last + 1 {
             self.gaps.lock().unwrap().push((last, seq.0));
         }
-        let is_clock = |item: &Item| {
-            matches!(
-                item,
-                Item::Record(Record {
-                    commit: Commit::Input(Input::Clock),
-                    ..
-                })
-            )
-        };
-        if items.iter().any(is_clock) {
+        let inputs = items.iter().filter_map(|item| match item {
+            Item::Record(Record {
+                commit: Commit::Input(input),
+                ..
+            }) => Some(input),
+            _ => None,
+        });
+        let is_typed = |input: &Input| matches!(input, Input::Console(_));
+        let is_refused = self.refuses_console.load(Ordering::SeqCst);
+        assert!(!is_refused || !inputs.clone().any(is_typed), "on purpose");
+        if inputs.into_iter().any(|input| *input == Input::Clock) {
             self.clock_commits.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -187,6 +194,7 @@ impl Setup {
             isolation: self.isolation,
             paging: Paging::Second,
             tsc: TscControl::Movable,
+            tsc_khz: None,
             chunk_min: Duration::from_micros(50),
             chunk_max: Duration::from_micros(500),
             digest_every: 0,

@@ -98,6 +98,7 @@ impl Setup {
             isolation: Isolation::Parallel,
             paging: Paging::Second,
             tsc: TscControl::Movable,
+            tsc_khz: None,
             chunk_min: Duration::from_micros(50),
             chunk_max: self.chunk_max,
             digest_every: 16,

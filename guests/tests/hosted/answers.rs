@@ -13,17 +13,25 @@ pub(crate) fn mix(index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn unit(index: u64) -> f64 {
+pub(crate) fn unit(index: u64) -> f64 {
     (mix(index) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
-fn checksum(values: impl Iterator<Item = f64>) -> u64 {
-    values.zip(0u64..).fold(0, |sum, (value, index)| {
-        sum.wrapping_add(mix(value.to_bits() ^ mix(index)))
-    })
+/// One item's part of a checksum, which is the wrapping sum of them.
+pub(crate) fn part(bits: u64, index: u64) -> u64 {
+    mix(bits ^ mix(index))
 }
 
-fn expect(program: &str, params: &str, answer: &str) {
+pub(crate) fn wrapping_sum(parts: impl Iterator<Item = u64>) -> u64 {
+    parts.fold(0, u64::wrapping_add)
+}
+
+fn checksum(values: impl Iterator<Item = f64>) -> u64 {
+    let indexed = values.zip(0u64..);
+    wrapping_sum(indexed.map(|(value, index)| part(value.to_bits(), index)))
+}
+
+pub(crate) fn expect(program: &str, params: &str, answer: &str) {
     for vcpus in VCPUS {
         let found = Run::of(program).vcpus(vcpus).params(params).answer();
         assert_eq!(found, answer, "{program} x{vcpus} [{params}]");
@@ -102,7 +110,7 @@ impl Complex {
     }
 }
 
-fn alternating_series(square: f64, first: u16, last: u16) -> f64 {
+pub(crate) fn alternating_series(square: f64, first: u16, last: u16) -> f64 {
     (first..=last).step_by(2).rev().fold(1.0, |sum, k| {
         1.0 - square / f64::from(u32::from(k) * u32::from(k + 1)) * sum
     })
@@ -209,12 +217,20 @@ fn private_memory_stays_private() {
 
 #[test]
 fn sixteen_vcpus_agree_with_one() {
-    for program in ["counter", "radix", "lu", "fft"] {
-        let params = match program {
-            "lu" => "n=128",
-            "fft" => "log2=10",
-            _ => "n=10000",
-        };
+    for (program, params) in [
+        ("counter", "n=10000"),
+        ("radix", "n=10000"),
+        ("lu", "n=128"),
+        ("fft", "log2=10"),
+        ("ocean", "n=61 sweeps=9"),
+        ("nbody", "n=1100 steps=1"),
+        ("blackscholes", "n=9000 passes=2"),
+        ("kmeans", "n=20000 k=5 rounds=3"),
+        ("hashtable", "n=50000"),
+        ("workqueue", "n=300 slots=5"),
+        ("stream", "n=20000"),
+        ("compute", "n=100000"),
+    ] {
         let run = |vcpus| Run::of(program).vcpus(vcpus).params(params).answer();
         assert_eq!(run(1), run(16), "{program}");
     }

@@ -9,5 +9,7 @@ mod devices;
 mod host;
 mod litmus;
 mod mutations;
+mod numeric;
 mod params;
+mod shared;
 mod tree;

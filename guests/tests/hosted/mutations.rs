@@ -1,5 +1,7 @@
 //! Each self-check fails when what it checks is wrong: programs are compiled with one mistake in them and must notice.
 
+mod suite;
+
 use std::fs;
 use std::path::Path;
 
@@ -275,7 +277,8 @@ fn every_self_check_notices_a_mistake() {
     std::thread::scope(|scope| {
         for part in 0..2 {
             scope.spawn(move || {
-                let tried = MUTATIONS.iter().enumerate().step_by(step);
+                let all = MUTATIONS.iter().chain(suite::MUTATIONS);
+                let tried = all.enumerate().step_by(step);
                 let mine = tried.skip(part).step_by(2);
                 mine.for_each(|(index, mutation)| run(index, mutation));
             });

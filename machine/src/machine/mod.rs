@@ -199,6 +199,12 @@ impl Machine {
         pc.is_some_and(|pc| pc.has_interrupt_for(vcpu, self.vcpu(vcpu)))
     }
 
+    /// When a vCPU's state was taken: its TSC was that then.
+    pub fn ran_until(&self, vcpu: VcpuIndex) -> GuestTime {
+        let pc = self.devices.pc();
+        pc.map_or(self.guest_time, |pc| pc.ran_until(vcpu))
+    }
+
     /// What devices wait for from outside, by device.
     pub fn wants(&self) -> impl Iterator<Item = Want> {
         self.devices.wants(&self.image)

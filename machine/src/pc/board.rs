@@ -55,6 +55,7 @@ impl Board<'_> {
 
     /// Acts on the exit that ended a chunk.
     pub(crate) fn exit(&mut self, vcpu: VcpuIndex, exit: &Exit) {
+        self.pc.ran_until_ns[usize::from(vcpu.0)] = self.now.0;
         match *exit {
             Exit::Halt => self.pc.activity[usize::from(vcpu.0)] = Activity::Halted,
             Exit::Write {

@@ -11,7 +11,7 @@ use crate::memory::Image;
 use crate::vcpu::VcpuState;
 
 /// Version of everything in [`Pc`].
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 pub(super) const LOCAL_APIC: u64 = 0xfee0_0000;
 pub(super) const IOAPIC: u64 = 0xfec0_0000;
@@ -70,6 +70,8 @@ pub struct Pc {
     pub(super) console: ConsoleDevice,
     /// By vCPU.
     pub(super) activity: Vec<Activity>,
+    /// Guest nanoseconds at the end of each vCPU's last chunk.
+    pub(super) ran_until_ns: Vec<u64>,
     pub(super) apics: Apics,
     pub(super) legacy: Legacy,
     pub(super) virtio: Vec<Device>,
@@ -103,6 +105,7 @@ impl Pc {
             delivery: Delivery::OwnCommits,
             console,
             activity: (0..vcpu_count).map(activity).collect(),
+            ran_until_ns: vec![0; vcpu_count.into()],
             apics: Apics::new(vcpu_count),
             legacy: Legacy::new(unix_time_ns),
             virtio,
@@ -115,6 +118,11 @@ impl Pc {
 
     pub(crate) fn can_run(&self, vcpu: VcpuIndex) -> bool {
         self.activity.get(usize::from(vcpu.0)) == Some(&Activity::Runs)
+    }
+
+    /// When a vCPU's last chunk ended.
+    pub(crate) fn ran_until(&self, vcpu: VcpuIndex) -> GuestTime {
+        GuestTime(self.ran_until_ns[usize::from(vcpu.0)])
     }
 
     /// Whether something waits for a vCPU that it takes as soon as its chunk ends. What it cannot take yet
@@ -224,6 +232,7 @@ impl Pc {
         let fits = rest.is_empty()
             && pc.version == VERSION
             && pc.activity.len() == usize::from(vcpu_count)
+            && pc.ran_until_ns.len() == usize::from(vcpu_count)
             && pc.virtio.len() <= virtio::DEVICES_MAX;
         let fits = fits
             && pc.apics.check(vcpu_count).is_ok()

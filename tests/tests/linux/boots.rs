@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use samsara_testing::by_effort;
 use samsara_tests::linux::{LinuxMachine, answer};
-use samsara_tests::{Site, run_to_end};
+use samsara_tests::{Pair, Site, run_to_end};
 use samsarad::exit::ExitCode;
 
 use crate::{BOUND, MODES, UP, console, in_mode, turn_or_skip};
 
 const COMPUTE: &str = "job=compute rounds=8";
 
-/// Boots and computes with so many vCPUs: natively and recorded serially, with all tests also in parallel.
+/// Boots and computes with so many vCPUs: natively and recorded serially, with all tests also in parallel and protected.
 fn boots_with(vcpus: u32, test: &str) {
     let Some(turn) = turn_or_skip(test) else {
         return;
@@ -37,6 +37,26 @@ fn boots_with(vcpus: u32, test: &str) {
         let ratio = up.as_secs_f64() / native.get_or_insert(up).as_secs_f64();
         println!("  {vcpus} vCPU, {mode}: user space after {up:.1?}, {ratio:.2} of native");
     }
+    if by_effort(false, true) {
+        boots_protected(&site, &machine, &expected);
+    }
+}
+
+/// Both hosts end as the guest does, and the primary gives its answer.
+fn boots_protected(site: &Site, machine: &LinuxMachine, expected: &str) {
+    let seats = site.seats().unwrap();
+    let mut pair = Pair::start_at(site, &seats, machine.settings(), &[]).unwrap();
+    pair.wait_protected().unwrap();
+    for host in [&mut pair.primary, &mut pair.backup] {
+        let name = host.name().to_owned();
+        assert_eq!(host.wait_code(BOUND).unwrap(), 0, "protected, {name}");
+        assert_eq!(host.report().unwrap().divergences, 0, "{name}");
+    }
+    let said = console(&pair.primary);
+    assert_eq!(answer(&said).as_deref(), Some(expected), "protected");
+    let up = pair.primary.output().when(UP).unwrap();
+    let up = up.duration_since(pair.primary.started());
+    println!("  protected: user space after {up:.1?}");
 }
 
 /// With all tests only.

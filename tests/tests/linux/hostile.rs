@@ -21,7 +21,7 @@ const DISK_BYTES: usize = 2 << 20;
 const READ_ONLY_BYTES: usize = (1 << 20) + SECTOR_BYTES;
 const SECTOR_BYTES: usize = 512;
 /// Garbage in each phase. There are a quarter as many rings: each of their 44 defects comes by at least once.
-const AMOUNT: (u32, u32) = (180, 720);
+const AMOUNT: (u32, u32) = (180, 360);
 /// Disks, card, console and entropy.
 const DEVICES: u32 = 5;
 const PHASES: [&str; 8] = [
@@ -92,7 +92,7 @@ fn seeds() -> Vec<u64> {
     let count = if number_from_env("SAMSARA_SEED").is_some() {
         1
     } else {
-        by_effort(1, 4)
+        by_effort(1, 2)
     };
     (first..first + count).collect()
 }

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use samsara_commitlog::{Exit, GuestTime, Shape, Space, VcpuIndex};
+use samsara_commitlog::{Exit, GuestTime, Input, Shape, Space, VcpuIndex};
 
 use super::super::apic::registers::{ICR, SVR};
 use super::super::state::LOCAL_APIC;
 use crate::Machine;
+use crate::machine::Devices;
 use crate::memory::Image;
 use crate::pc::{ConsoleDevice, Pc};
 use crate::vcpu::VcpuState;
@@ -84,4 +85,20 @@ fn nmis_that_wait_are_one() {
     let cut = Exit::Cut;
     machine.exit_natively(SELF, &cut, GuestTime(1)).unwrap();
     assert_eq!(machine.vcpu(SELF).events().nmi.pending, 0);
+}
+
+/// Its TSC is that of then, however long the vCPU has halted since.
+#[test]
+fn it_is_kept_when_each_vcpu_ran_last() {
+    let mut machine = machine();
+    machine
+        .exit_natively(SELF, &Exit::Halt, GuestTime(500))
+        .unwrap();
+    machine
+        .input_natively(&Input::Clock, GuestTime(9000))
+        .unwrap();
+    assert_eq!(machine.ran_until(SELF), GuestTime(500));
+    let encoded = machine.devices().encode();
+    let devices = Devices::decode(&encoded, 1, machine.image()).unwrap();
+    assert_eq!(devices.pc().unwrap().ran_until(SELF), GuestTime(500));
 }

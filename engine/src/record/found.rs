@@ -1,0 +1,118 @@
+//! What a chunk did, as a record: its exit, the bytes it changed, its digest.
+
+use samsara_commitlog::{Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record};
+use samsara_machine::Machine;
+use samsara_machine::bare::Seen;
+use samsara_machine::kvm::RawExit;
+use samsara_machine::memory::PageIndex;
+
+use super::changes::Changes;
+use super::chunk::ChunkRunner;
+use crate::EngineError;
+use crate::cpu::Cpu;
+use crate::stats::count;
+
+/// What a chunk found before it took the commit lock.
+pub(super) struct Found {
+    started_after: CommitSeq,
+    pub(super) boundary: Boundary,
+    exit: Exit,
+    /// `None` for a load: its instruction stores only once it has its value.
+    pub(super) memory: Option<Changes>,
+}
+
+impl<C: Cpu> ChunkRunner<C> {
+    /// Finds what the chunk did: the exit, the bytes it changed, all without the commit lock.
+    pub(super) fn result(
+        &mut self,
+        raw: &RawExit,
+        started_after: CommitSeq,
+        timed_out: bool,
+    ) -> Result<Found, EngineError> {
+        let is_load = matches!(raw, RawExit::Read { .. });
+        if !is_load {
+            self.seat.capture()?;
+        }
+        let lane = self.shared.lane(self.lane);
+        let random = || self.shared.outside.random();
+        let memory = Seen::View(&lane.view);
+        let exit = self.platform.interpret(raw, &self.seat.end, memory, random);
+        let boundary = match raw {
+            RawExit::Cut if timed_out => Boundary::Timer,
+            RawExit::Cut => Boundary::Kick,
+            _ => Boundary::Exit,
+        };
+        let changes = (!is_load).then(|| self.changes(true));
+        Ok(Found {
+            started_after,
+            boundary,
+            exit,
+            memory: changes,
+        })
+    }
+
+    /// The memory that the chunk changed. Nobody is asked to help under the commit lock.
+    fn changes(&mut self, may_share: bool) -> Changes {
+        let shared = &self.shared;
+        let view = &shared.lane(self.lane).view;
+        let helpers = may_share.then_some(&shared.rotation);
+        Changes::find(view, &mut self.held, &mut self.runs_bytes, helpers)
+    }
+
+    /// Makes the chunk's record, under the commit lock, and gives the pages that it changes. Loads
+    /// get their value here, from the devices as they are at this commit.
+    pub(super) fn record(
+        &mut self,
+        machine: &Machine,
+        result: Found,
+    ) -> Result<(Record, Vec<PageIndex>), EngineError> {
+        let Found {
+            started_after,
+            boundary,
+            mut exit,
+            memory,
+        } = result;
+        let guest_time = self.shared.now(machine);
+        if matches!(exit, Exit::Read { .. }) {
+            let value = machine
+                .devices()
+                .read_value(self.seat.index, &exit, guest_time);
+            let finished = self.seat.cpu.complete_read(value)?;
+            self.seat.capture()?;
+            if let RawExit::Fatal(reason) = finished {
+                exit = Exit::Fatal {
+                    rip: self.seat.end.regs().rip,
+                    reason,
+                };
+            }
+            self.harvest()?;
+        }
+        let Changes {
+            runs: memory,
+            pages,
+            digest,
+        } = memory.unwrap_or_else(|| self.changes(false));
+        let vcpu = self.seat.end.changes_since(&self.seat.start);
+        count(
+            &self.shared.stats.effect_bytes,
+            (memory.encoded().len() + vcpu.encoded().len()) as u64,
+        );
+        let chunk = Chunk {
+            vcpu: self.seat.index,
+            started_after,
+            boundary,
+            exit,
+            result: ChunkResult::Effects(Effects { memory, vcpu }),
+            digest: digest.finish(&self.seat.end),
+        };
+        let commit = Commit::Chunk(chunk);
+        Ok((
+            Record {
+                seq: machine.seq().next(),
+                guest_time,
+                commit,
+            },
+            pages,
+        ))
+    }
+}
