@@ -120,10 +120,14 @@ impl fmt::Display for StretchReport {
                 off.abs() * 1e3
             )?;
         }
-        let Behind { typical, worst, .. } = self.behind;
+        let Behind {
+            typical,
+            worst,
+            caught_up,
+        } = self.behind;
         write!(
             f,
-            " coarse clock {typical:.1?} behind, {worst:.1?} at worst"
+            " coarse clock {typical:.1?} behind, {worst:.1?} at worst, never for long by more than {caught_up:.1?}"
         )?;
         if self.ticks.due > 0 {
             let (share, due) = (self.ticks.share() * 100.0, self.ticks.due);
