@@ -14,9 +14,11 @@ use crate::readings::{Clock, Load, TICK, Ticks};
 
 /// Readings of the clocks that were made one right after the other are this close.
 const LOOK: Duration = Duration::from_millis(500);
-/// The coarse clock is told in whole ticks, and stands from one tick to the next: up to two are nothing, and one may just be late. A guest that is
-/// scheduled between its two readings sees more; the best of a few readings does not.
-const BEHIND_MAX: Duration = Duration::from_millis(3 * TICK.as_millis() as u64);
+/// The coarse clock is told in whole ticks, and stands from one tick to the next: up to two are nothing, and one may just be late. It is no more
+/// behind than that in the middle of all readings; a tick that was lost for good would stay missing.
+const TYPICAL_MAX: Duration = Duration::from_millis(3 * TICK.as_millis() as u64);
+/// In a single look it may be more: a host with more to do than it has processors lets a vCPU wait for some of its time slices.
+const WORST_MAX: Duration = Duration::from_millis(10 * TICK.as_millis() as u64);
 
 /// How far the coarse clock was behind the monotonic one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,11 +48,15 @@ pub fn check_behind(samples: &[Sample<Clock>]) -> Result<Behind, String> {
         typical: Duration::from_nanos(super::median(nanoseconds.collect()).unwrap_or_default()),
         worst: looks.into_iter().max().unwrap_or_default(),
     };
-    if behind.worst > BEHIND_MAX {
-        let (found, bound) = (behind.worst, BEHIND_MAX);
-        return Err(format!(
-            "the guest's ticks are {found:.1?} behind its clock, not {bound:?}"
-        ));
+    for (what, found, bound) in [
+        ("mostly", behind.typical, TYPICAL_MAX),
+        ("once", behind.worst, WORST_MAX),
+    ] {
+        if found > bound {
+            return Err(format!(
+                "the guest's ticks are {what} {found:.1?} behind its clock, not {bound:?}"
+            ));
+        }
     }
     Ok(behind)
 }
@@ -171,7 +177,13 @@ mod tests {
         );
         let bad = samples((1..20).map(|second| clock(second / 10 * 4, second)));
         let error = check_behind(&bad).unwrap_err();
-        assert!(error.contains("43.0ms behind"), "{error}");
+        assert!(error.contains("mostly 43.0ms behind"), "{error}");
+        let once = |ticks| {
+            samples((1..20).map(move |second| clock(if second == 9 { ticks } else { 0 }, second)))
+        };
+        check_behind(&once(5)).unwrap();
+        let error = check_behind(&once(11)).unwrap_err();
+        assert!(error.contains("once 113.0ms behind"), "{error}");
     }
 
     #[test]
