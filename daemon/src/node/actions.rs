@@ -385,7 +385,7 @@ impl Node {
         let platform = match &self.guest {
             Guest::None => None,
             Guest::Booted(machine) => Some(machine.platform()),
-            Guest::Running(recorder) => Some(recorder.peek(Machine::platform)),
+            Guest::Running(recorder) => Some(recorder.platform()),
         };
         platform == Some(Platform::Pc)
     }
