@@ -186,10 +186,8 @@ pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Re
     let recorder = Arc::new(recorder);
     let shown = recorder.clone();
     base.board.set_guest(move || {
-        shown.peek(|machine| GuestView {
-            time: machine.guest_time(),
-            mark: machine.devices().mark(),
-        })
+        let (time, mark) = shown.shown();
+        GuestView { time, mark }
     });
     if config.vm.console_input == ConsoleInput::Stdin {
         let typed = Arc::downgrade(&recorder);

@@ -192,7 +192,7 @@ impl Node {
         else {
             return Ok(());
         };
-        let Way::Joined(link) = std::mem::replace(&mut current.way, Way::Sending) else {
+        let Way::Joined(link) = std::mem::replace(&mut current.way, Way::ToBackup) else {
             return Ok(());
         };
         let id = session.0;
@@ -202,8 +202,7 @@ impl Node {
             self.send_snapshot(sending);
             return Ok(());
         }
-        let (queue, handle) = (sending.queue.clone(), sending.handle.clone());
-        current.way = Way::SendingDisks { queue, handle };
+        current.way = Way::SendingDisks(sending.outgoing());
         // Before the other host's say so: else this one's would look older when both are started again.
         self.establish_disks()?;
         let sent_bytes = self.base.board.disk_sync_bytes.clone();
@@ -220,7 +219,7 @@ impl Node {
     /// Sends the machine to the backup of the present session.
     pub(super) fn send_snapshot(&mut self, sending: Sending) {
         if let Some(current) = &mut self.session {
-            current.way = Way::Sending;
+            current.way = Way::Sending(sending.outgoing());
         }
         let (means, session) = (self.means(), sending.session);
         match std::mem::replace(&mut self.guest, Guest::None) {
@@ -295,13 +294,10 @@ impl Node {
         {
             follow.leave(&reason);
         }
-        let sending = match left.way {
-            Way::SendingDisks { queue, handle } => {
-                queue.close();
-                Some(handle)
-            }
-            _ => None,
-        };
+        let sending = left.way.outgoing().map(|outgoing| {
+            outgoing.queue.close();
+            outgoing.handle.clone()
+        });
         let attached = self.base.world.detach(session.0);
         if let Some(link) = attached.or(sending) {
             self.base.board.link_ended(&link);
@@ -389,7 +385,7 @@ impl Node {
         let platform = match &self.guest {
             Guest::None => None,
             Guest::Booted(machine) => Some(machine.platform()),
-            Guest::Running(recorder) => Some(recorder.peek(Machine::platform)),
+            Guest::Running(recorder) => Some(recorder.platform()),
         };
         platform == Some(Platform::Pc)
     }
@@ -483,6 +479,14 @@ impl Node {
             self.base.world.hold_all();
         }
         self.base.world.stop();
+        // A guest that is being sent stands still, and could not be stopped.
+        let outgoing = self
+            .session
+            .as_ref()
+            .and_then(|session| session.way.outgoing());
+        if let Some(outgoing) = outgoing {
+            outgoing.queue.close();
+        }
         let mut digest = None;
         if let Guest::Running(recorder) = &self.guest {
             let recorder = recorder.clone();

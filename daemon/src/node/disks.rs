@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use samsara_failover::{Phase, Standing};
 use samsara_replication::protocol::{Hello, Refusal, RefuseReason};
 
-use super::event_loop::{Guest, Node, Session, Way};
+use super::event_loop::{Guest, Node, Outgoing, Session, Way};
 use super::primary::Sending;
 use crate::disk::SyncError;
 use crate::exit::ExitCode;
@@ -86,7 +86,7 @@ impl Node {
     /// A backup's disks cannot be brought up to date.
     fn refuse(&mut self, session: u64, error: &SyncError) {
         let Some(Session {
-            way: Way::SendingDisks { handle, .. },
+            way: Way::SendingDisks(Outgoing { handle, .. }),
             ..
         }) = self
             .session

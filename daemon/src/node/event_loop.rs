@@ -51,18 +51,31 @@ pub(super) enum Way {
     /// A backup takes its place; its link waits for the snapshot.
     Joined(Box<PrimaryLink>),
     /// Its disks are brought up to date; the snapshot follows.
-    SendingDisks {
-        queue: Arc<CommitQueue>,
-        handle: PrimaryHandle,
-    },
-    /// The snapshot is on its way to the queue.
-    Sending,
+    SendingDisks(Outgoing),
+    /// The snapshot is on its way to the queue. The guest stands still.
+    Sending(Outgoing),
     /// The backup gets commits.
     ToBackup,
     /// A primary welcomes this host.
     Offered(Box<BackupLink>),
     /// A primary is followed.
     ToPrimary,
+}
+
+/// What somebody fills who does not know by himself when the session is over.
+pub(super) struct Outgoing {
+    pub(super) queue: Arc<CommitQueue>,
+    pub(super) handle: PrimaryHandle,
+}
+
+impl Way {
+    /// What is being filled for a backup.
+    pub(super) fn outgoing(&self) -> Option<&Outgoing> {
+        match self {
+            Self::SendingDisks(outgoing) | Self::Sending(outgoing) => Some(outgoing),
+            _ => None,
+        }
+    }
 }
 
 /// One connection to the other host.
@@ -470,8 +483,8 @@ impl Node {
         if let Some(link) = self.base.world.detach(session) {
             self.base.board.link_ended(&link);
         }
-        if let Way::SendingDisks { queue, .. } = &lost.way {
-            queue.close();
+        if let Some(outgoing) = lost.way.outgoing() {
+            outgoing.queue.close();
         }
         if matches!(lost.way, Way::ToPrimary)
             && let Some(follow) = &mut self.follow

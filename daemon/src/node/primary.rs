@@ -16,6 +16,7 @@ use samsara_replication::{CommitQueue, QueueLimits};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use super::event_loop::Outgoing;
 use super::input::Input;
 use crate::disk::{DiskSync, Disks, Peer, SyncError};
 use crate::exit::ExitCode;
@@ -87,8 +88,8 @@ pub(super) struct Means {
 /// A started link on which the snapshot is to follow.
 pub(super) struct Sending {
     pub(super) session: u64,
-    pub(super) queue: Arc<CommitQueue>,
-    pub(super) handle: PrimaryHandle,
+    queue: Arc<CommitQueue>,
+    handle: PrimaryHandle,
     /// What is written to the disks until the snapshot.
     sync: Option<DiskSync>,
     answers: blocking::Receiver<RangeDigests>,
@@ -111,6 +112,14 @@ impl Sending {
             handle,
             sync: None,
             answers,
+        }
+    }
+
+    /// What ends this early.
+    pub(super) fn outgoing(&self) -> Outgoing {
+        Outgoing {
+            queue: Arc::clone(&self.queue),
+            handle: self.handle.clone(),
         }
     }
 

@@ -95,6 +95,8 @@ pub(super) struct Shared {
     pub(super) tsc: Tsc,
     /// The last commit whose pages are in all `incoming` lists.
     published: AtomicU64,
+    /// Guest clock and mark at the last commit, for those who must not wait for the commit lock.
+    shown: [AtomicU64; 2],
     stopping: AtomicBool,
     /// Serialises INPUT operations: each reads on where the one before it stopped.
     pub(super) input_file: Mutex<()>,
@@ -118,6 +120,7 @@ impl Shared {
     ) -> Self {
         Self {
             published: AtomicU64::new(machine.seq().0),
+            shown: [machine.guest_time().0, machine.devices().mark()].map(AtomicU64::new),
             clock_base: machine.guest_time(),
             tsc: Tsc::of(&machine, &settings, host_tsc()),
             machine: Mutex::new(machine),
@@ -173,6 +176,13 @@ impl Shared {
 
     pub(super) fn published(&self) -> CommitSeq {
         CommitSeq(self.published.load(Ordering::Acquire))
+    }
+
+    /// Guest clock and mark at the last commit, without a wait.
+    pub(super) fn shown(&self) -> (GuestTime, u64) {
+        let [time, mark] = &self.shown;
+        let time = GuestTime(time.load(Ordering::Relaxed));
+        (time, mark.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -296,6 +306,9 @@ impl Shared {
             }
         }
         self.published.store(seq.0, Ordering::Release);
+        let [time, mark] = &self.shown;
+        time.store(machine.guest_time().0, Ordering::Relaxed);
+        mark.store(machine.devices().mark(), Ordering::Relaxed);
         let mut items = vec![Item::Record(record)];
         let every = self.settings.digest_every;
         if every != 0 && seq.0.is_multiple_of(every) {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use samsara_commitlog::{DeviceIndex, Input, Shape, VcpuIndex};
+use samsara_commitlog::{DeviceIndex, GuestTime, Input, Shape, VcpuIndex};
 use samsara_machine::kvm::{Host, Vm};
 use samsara_machine::memory::View;
 use samsara_machine::{Machine, Platform};
@@ -20,6 +20,8 @@ use crate::stats::Stats;
 /// A machine whose vCPUs run in chunks.
 pub struct Recorder {
     shared: Arc<Shared>,
+    shape: Shape,
+    platform: Platform,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -110,8 +112,14 @@ impl Recorder {
     }
 
     fn start_threads<C: Cpu>(shared: Shared, crew: Crew<C>) -> Result<Self, EngineError> {
+        let (shape, platform) = {
+            let machine = shared.machine();
+            (machine.shape(), machine.platform())
+        };
         let recorder = Self {
             shared: Arc::new(shared),
+            shape,
+            platform,
             threads: Mutex::default(),
         };
         match crew {
@@ -126,7 +134,7 @@ impl Recorder {
                 recorder.spawn("vcpus".to_owned(), run)?;
             }
         }
-        if recorder.peek(Machine::platform) == Platform::Pc {
+        if platform == Platform::Pc {
             recorder.spawn("devices".to_owned(), |shared| service::run(shared))?;
         }
         Ok(recorder)
@@ -197,16 +205,27 @@ impl Recorder {
         }
     }
 
-    /// Has all vCPUs stand still between commits while `look` sees the machine.
+    /// Has all vCPUs stand still between commits while `look` sees the machine. That may take long: whoever
+    /// must not wait so long uses neither this nor [`Self::peek`] meanwhile.
     pub fn paused<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
         self.shared.kick_all();
         let _alone = self.shared.turnstile.alone();
         look(&mut self.shared.machine())
     }
 
-    /// What the machine is made of.
+    /// What the machine is made of. Never waits.
     pub fn shape(&self) -> Shape {
-        self.peek(Machine::shape)
+        self.shape
+    }
+
+    /// Which devices it has. Never waits.
+    pub fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    /// Guest clock and mark at the last commit. Never waits.
+    pub fn shown(&self) -> (GuestTime, u64) {
+        self.shared.shown()
     }
 
     /// Looks at the committed machine between two commits. Commits wait meanwhile.

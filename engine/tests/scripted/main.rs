@@ -6,6 +6,7 @@
 mod cpu;
 mod disk;
 mod fair;
+mod paused;
 mod pc;
 mod timer;
 mod transmit;
