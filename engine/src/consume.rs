@@ -188,6 +188,14 @@ impl Consumer {
         }
     }
 
+    /// Digest of the machine's whole state as it is, once its snapshot is complete.
+    pub fn digest(&mut self) -> Option<StateDigest> {
+        match &mut self.state {
+            State::Following(machine) => Some(machine.digest()),
+            _ => None,
+        }
+    }
+
     /// The last commit applied.
     pub fn seq(&self) -> Option<CommitSeq> {
         self.machine().map(Machine::seq)

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::summary::summarize;
-use super::{LogError, LogReader, LogSummary, Tail, io_error, open_regular};
+use super::{LogError, LogHistory, LogReader, LogSummary, Tail, io_error, open_regular};
 use crate::{Frame, StreamHeader};
 
 /// How much is collected before a write: many small records, or a part of a large one.
@@ -71,7 +71,8 @@ impl LogWriter {
         let path = path.as_ref();
         let file = open_locked(path, &mut OpenOptions::new())?;
         let duplicate = file.try_clone().map_err(io_error(path, "read"))?;
-        let summary = summarize(LogReader::of_file(path, duplicate), path)?;
+        let history = LogHistory::of_reader(LogReader::of_file(path, duplicate));
+        let summary = summarize(history)?;
         if let Tail::Torn { valid_bytes } = summary.tail {
             file.set_len(valid_bytes)
                 .map_err(io_error(path, "truncate"))?;

@@ -1,0 +1,318 @@
+//! `samsaractl log stats`: what a log is made of.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use samsara_commitlog::{Chunk, Commit, Frame, GuestTime, Input, LogHistory, Record, Shape};
+use serde::Serialize;
+
+use super::show::changed_bytes;
+use super::words::{boundary, exit_kind, input_kind};
+use super::{check_snapshot, tail_text, tail_word};
+use crate::ctl::CtlError;
+use crate::ctl::render::{Row, aligned, bytes, percent};
+
+/// What a log is made of. Bytes of a log are those of encoded frames, bytes changed those of the guest.
+#[derive(Debug, Default, Serialize)]
+struct Stats {
+    file_bytes: u64,
+    valid_bytes: u64,
+    tail: &'static str,
+    vcpus: u8,
+    memory_bytes: u64,
+    snapshot_seq: u64,
+    last_seq: u64,
+    /// Frames of snapshots.
+    snapshot_bytes: u64,
+    /// Frames of disk contents; none in what `--record` writes.
+    disk_bytes: u64,
+    record_bytes: u64,
+    digests: u64,
+    guest_start_ns: u64,
+    guest_end_ns: u64,
+    chunks: Chunks,
+    by_vcpu: Vec<Chunks>,
+    by_boundary: BTreeMap<&'static str, u64>,
+    by_exit: BTreeMap<String, u64>,
+    inputs: BTreeMap<&'static str, u64>,
+    inputs_by_device: BTreeMap<u8, u64>,
+    input_bytes: u64,
+    rates: Rates,
+}
+
+/// Some chunks.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Chunks {
+    count: u64,
+    log_bytes: u64,
+    largest_log_bytes: u64,
+    memory_bytes: u64,
+    vcpu_bytes: u64,
+    mean_log_bytes: f64,
+    log_bytes_per_guest_second: f64,
+}
+
+/// Per second of guest time; 0 where none has passed.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Rates {
+    guest_seconds: f64,
+    commits: f64,
+    chunks: f64,
+    log_bytes: f64,
+    log_bytes_per_vcpu: f64,
+}
+
+/// Reads a log and prints what it is made of.
+pub(super) fn print(path: &Path, is_json: bool, out: &mut dyn Write) -> Result<(), CtlError> {
+    let mut history = LogHistory::open(path)?;
+    let mut stats = Stats::default();
+    while let Some(frame) = history.next_frame()? {
+        let reader = history.reader();
+        stats.count(&frame, reader.valid_bytes() - reader.frame_offset());
+    }
+    stats.last_seq = check_snapshot(path, &history)?.0;
+    let reader = history.reader();
+    stats.file_bytes = reader.file_bytes()?;
+    stats.valid_bytes = reader.valid_bytes();
+    stats.finish();
+    let Some(tail) = reader.tail() else {
+        return Ok(());
+    };
+    stats.tail = tail_word(tail);
+    if is_json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&stats)?)?);
+    }
+    let how = tail_text(tail, stats.file_bytes);
+    let mut rows: Vec<Row> = vec![(
+        "file",
+        format!("{}, {}, {how}", path.display(), bytes(stats.file_bytes)),
+    )];
+    rows.extend(stats.rows());
+    out.write_all(aligned(&rows).as_bytes())?;
+    Ok(out.write_all(stats.vcpu_table().as_bytes())?)
+}
+
+impl Stats {
+    fn count(&mut self, frame: &Frame, frame_bytes: u64) {
+        match frame {
+            Frame::SnapshotStart(start) => {
+                let Shape {
+                    vcpu_count,
+                    memory_bytes,
+                } = start.shape;
+                (self.vcpus, self.memory_bytes) = (vcpu_count, memory_bytes);
+                self.by_vcpu = vec![Chunks::default(); vcpu_count.into()];
+                self.snapshot_seq = start.seq.0;
+                self.guest_start_ns = start.guest_time.0;
+                self.guest_end_ns = start.guest_time.0;
+                self.snapshot_bytes += frame_bytes;
+            }
+            Frame::SnapshotPages(_) | Frame::SnapshotEnd(_) => self.snapshot_bytes += frame_bytes,
+            Frame::DiskRange(_) => self.disk_bytes += frame_bytes,
+            Frame::Digest(_) => self.digests += 1,
+            Frame::Record(record) => self.count_record(record, frame_bytes),
+        }
+    }
+
+    fn count_record(&mut self, record: &Record, frame_bytes: u64) {
+        let GuestTime(now) = record.guest_time;
+        self.guest_end_ns = now;
+        self.record_bytes += frame_bytes;
+        match &record.commit {
+            Commit::Chunk(chunk) => {
+                self.chunks.count(chunk, frame_bytes);
+                if let Some(of_vcpu) = self.by_vcpu.get_mut(usize::from(chunk.vcpu.0)) {
+                    of_vcpu.count(chunk, frame_bytes);
+                }
+                *self
+                    .by_boundary
+                    .entry(boundary(chunk.boundary))
+                    .or_default() += 1;
+                *self.by_exit.entry(exit_kind(&chunk.exit)).or_default() += 1;
+            }
+            Commit::Input(input) => self.count_input(input),
+        }
+    }
+
+    fn count_input(&mut self, input: &Input) {
+        *self.inputs.entry(input_kind(input)).or_default() += 1;
+        match input {
+            Input::Console(bytes) | Input::File { bytes, .. } => {
+                self.input_bytes += bytes.len() as u64;
+            }
+            Input::Device { device, bytes } => {
+                *self.inputs_by_device.entry(device.0).or_default() += 1;
+                self.input_bytes += bytes.len() as u64;
+            }
+            Input::OutputStep { .. } | Input::Clock => {}
+        }
+    }
+
+    /// Everything was counted: works out the rest.
+    fn finish(&mut self) {
+        let seconds = (self.guest_end_ns - self.guest_start_ns) as f64 / 1e9;
+        self.chunks.finish(seconds);
+        for of_vcpu in &mut self.by_vcpu {
+            of_vcpu.finish(seconds);
+        }
+        let log_bytes = per(self.record_bytes, seconds);
+        self.rates = Rates {
+            guest_seconds: seconds,
+            commits: per(self.last_seq - self.snapshot_seq, seconds),
+            chunks: per(self.chunks.count, seconds),
+            log_bytes,
+            log_bytes_per_vcpu: log_bytes / f64::from(self.vcpus.max(1)),
+        };
+    }
+
+    fn input_count(&self) -> u64 {
+        self.inputs.values().sum()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let Rates { guest_seconds, .. } = self.rates;
+        let history = format!(
+            "commits {} to {}, {guest_seconds:.3} s of guest time",
+            self.snapshot_seq, self.last_seq
+        );
+        let records = format!(
+            "{} chunks, {} inputs; {} digests of the state between them",
+            self.chunks.count,
+            self.input_count(),
+            self.digests
+        );
+        let mut made_of = format!(
+            "snapshot {}, records {}",
+            bytes(self.snapshot_bytes),
+            bytes(self.record_bytes)
+        );
+        if self.disk_bytes > 0 {
+            made_of += &format!(", disks {}", bytes(self.disk_bytes));
+        }
+        let memory = bytes(self.memory_bytes);
+        let mut rows = vec![
+            (
+                "machine",
+                format!("{} vCPU, {memory} of memory", self.vcpus),
+            ),
+            ("history", history),
+            ("records", records),
+            ("bytes", made_of),
+        ];
+        rows.extend(self.rate_rows());
+        rows.extend(self.chunk_rows());
+        rows.extend(self.input_rows());
+        rows
+    }
+
+    fn rate_rows(&self) -> Vec<Row> {
+        let rates = self.rates;
+        let text = format!(
+            "{:.0} commits, {} of log, {} a vCPU, in a second of guest time",
+            rates.commits,
+            bytes(rates.log_bytes as u64),
+            bytes(rates.log_bytes_per_vcpu as u64)
+        );
+        vec![("rate", text)]
+    }
+
+    fn chunk_rows(&self) -> Vec<Row> {
+        let Chunks {
+            count,
+            mean_log_bytes,
+            largest_log_bytes,
+            memory_bytes,
+            vcpu_bytes,
+            ..
+        } = self.chunks;
+        if count == 0 {
+            return Vec::new();
+        }
+        let share =
+            |(name, part): (&str, &u64)| format!("{name} {part} ({})", percent(*part, count));
+        let ends: Vec<_> = self
+            .by_boundary
+            .iter()
+            .map(|(name, part)| share((name, part)))
+            .collect();
+        let exits: Vec<_> = self
+            .by_exit
+            .iter()
+            .map(|(name, part)| share((name, part)))
+            .collect();
+        vec![
+            (
+                "chunk",
+                format!(
+                    "{mean_log_bytes:.1} bytes on average, {} at most",
+                    bytes(largest_log_bytes)
+                ),
+            ),
+            (
+                "changed",
+                format!(
+                    "{} of memory, {} of vCPU state",
+                    bytes(memory_bytes),
+                    bytes(vcpu_bytes)
+                ),
+            ),
+            ("boundary", ends.join(", ")),
+            ("exit", exits.join(", ")),
+        ]
+    }
+
+    fn input_rows(&self) -> Vec<Row> {
+        if self.inputs.is_empty() {
+            return Vec::new();
+        }
+        let mut kinds: Vec<_> = self
+            .inputs
+            .iter()
+            .map(|(kind, count)| format!("{} {count}", kind.replace('_', " ")))
+            .collect();
+        let devices = self.inputs_by_device.iter();
+        kinds.extend(devices.map(|(device, count)| format!("device {device}: {count}")));
+        let text = format!("{}; {}", kinds.join(", "), bytes(self.input_bytes));
+        vec![("input", text)]
+    }
+
+    /// What each vCPU has in the log.
+    fn vcpu_table(&self) -> String {
+        let heading =
+            "\n  vCPU      chunks         log   per chunk    a second      memory  vCPU state\n";
+        let line = |(index, of): (usize, &Chunks)| {
+            format!(
+                "{index:>6}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}\n",
+                of.count,
+                bytes(of.log_bytes),
+                format!("{:.1} B", of.mean_log_bytes),
+                bytes(of.log_bytes_per_guest_second as u64),
+                bytes(of.memory_bytes),
+                bytes(of.vcpu_bytes)
+            )
+        };
+        let lines = self.by_vcpu.iter().enumerate().map(line);
+        std::iter::once(heading.to_owned()).chain(lines).collect()
+    }
+}
+
+impl Chunks {
+    fn count(&mut self, chunk: &Chunk, frame_bytes: u64) {
+        let [memory_bytes, vcpu_bytes] = changed_bytes(chunk);
+        self.count += 1;
+        self.log_bytes += frame_bytes;
+        self.largest_log_bytes = self.largest_log_bytes.max(frame_bytes);
+        self.memory_bytes += memory_bytes;
+        self.vcpu_bytes += vcpu_bytes;
+    }
+
+    fn finish(&mut self, seconds: f64) {
+        self.mean_log_bytes = per(self.log_bytes, self.count as f64);
+        self.log_bytes_per_guest_second = per(self.log_bytes, seconds);
+    }
+}
+
+fn per(amount: u64, of: f64) -> f64 {
+    if of > 0.0 { amount as f64 / of } else { 0.0 }
+}

@@ -1,0 +1,242 @@
+//! `samsaractl replay`: a log, followed to its end by the same `apply` that made it.
+
+mod follow;
+mod overlay;
+mod progress;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use samsara_commitlog::CommitSeq;
+use serde::Serialize;
+
+use super::CtlError;
+use super::log::tail_word;
+use super::render::one_line;
+use crate::exit::ExitCode;
+use crate::failure::Failure;
+use crate::world::exit_status;
+use follow::{Asked, Followed};
+use progress::Progress;
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArguments {
+    /// The log.
+    file: PathBuf,
+    /// Stops after this commit; the status is 0 then.
+    #[arg(long, value_name = "SEQ")]
+    until: Option<u64>,
+    /// Prints the digest of the whole state after this commit; repeatable.
+    #[arg(long, value_name = "SEQ")]
+    digest_at: Vec<u64>,
+    /// Applies what the log says that each chunk changed: what is done anyway, as long as chunks are not run again.
+    #[arg(long)]
+    apply: bool,
+    /// A copy of a disk's image as it was when the log begins; one for each disk of the guest, in their order. It is read
+    /// only: what the guest writes goes to a temporary file (in TMPDIR).
+    #[arg(long = "disk", value_name = "IMAGE")]
+    disks: Vec<PathBuf>,
+    /// Where the guest's console output goes [default: standard output, or nowhere with --json]
+    #[arg(long, value_name = "FILE")]
+    console: Option<PathBuf>,
+    /// Print what was found as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `samsaractl replay --help` ends with.
+pub(super) fn after_help() -> String {
+    let own = [
+        ExitCode::Usage,
+        ExitCode::GuestFault,
+        ExitCode::Input,
+        ExitCode::Kvm,
+        ExitCode::Output,
+        ExitCode::LogFile,
+        ExitCode::GuestReset,
+        ExitCode::Diverged,
+        ExitCode::LogEnds,
+    ];
+    let line = |code: ExitCode| format!("    {:<5}  {}\n", code.code(), code.about());
+    let lines: String = own.into_iter().map(line).collect();
+    format!(
+        "\
+Standard output has what the guest wrote to its console, byte for byte; digests and how it ended go to standard error, or with
+--json to standard output. No KVM is needed. Frames that the guest sent to a network are counted, not sent.
+
+Exit status:
+    0-255  the guest's own; 0 if --until was reached before the guest's end
+{lines}
+Examples:
+    samsarad --role standalone --set vm.program=hello.elf --record run.log
+    samsaractl replay run.log
+    samsaractl replay run.log --until 1000 --digest-at 500 --digest-at 1000 --json"
+    )
+}
+
+/// What a replay came to, for scripts.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// What samsaractl exits with.
+    status: u8,
+    /// How it ended, in words.
+    stop: String,
+    /// The guest's exit status, if it ended by itself.
+    exit_status: Option<u8>,
+    /// The commit that the replay began from.
+    from_seq: u64,
+    /// The last commit applied, and the guest's clock there.
+    seq: u64,
+    guest_time_ns: u64,
+    /// Digest of the whole state there.
+    digest: String,
+    /// The digests that were asked for.
+    digests: Vec<Digest>,
+    /// Digests in the log that were compared.
+    digests_compared: u64,
+    chunks: u64,
+    inputs: u64,
+    console_bytes: u64,
+    frames_sent: u64,
+    /// How the log ends; nothing if it was not read to its end.
+    tail: Option<&'static str>,
+    wall_seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Digest {
+    seq: u64,
+    digest: String,
+}
+
+impl ReplayArguments {
+    /// Gives the status to exit with.
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<u8, CtlError> {
+        let asked = self.asked()?;
+        let mut console = self.open_console()?;
+        let started = std::time::Instant::now();
+        let mut progress = Progress::new(started);
+        let followed = {
+            let sink: &mut dyn Write = match &mut console {
+                Some(file) => file,
+                None => out,
+            };
+            let told = |line: &str| eprintln!("samsaractl: {line}");
+            follow::follow(&asked, sink, &mut |position| progress.look(position, told))
+        };
+        let outcome = Outcome::new(followed?, started.elapsed().as_secs_f64());
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&outcome)?).map_err(write_failure)?;
+        } else {
+            eprint!("{}", outcome.text());
+        }
+        out.flush().map_err(write_failure)?;
+        Ok(outcome.status)
+    }
+
+    fn asked(&self) -> Result<Asked, CtlError> {
+        let until = self.until.map(CommitSeq);
+        let digests_at: Vec<_> = self.digest_at.iter().copied().map(CommitSeq).collect();
+        if let Some((&late, until)) = digests_at.iter().max().zip(until)
+            && late > until
+        {
+            return Err(CtlError::Usage(format!(
+                "--digest-at {late} is after --until {until}: leave out the one or raise the other"
+            )));
+        }
+        Ok(Asked {
+            path: self.file.clone(),
+            until,
+            digests_at: digests_at.into_iter().collect(),
+            disks: overlay::open(&self.disks)?,
+        })
+    }
+
+    /// The console if it is not standard output.
+    fn open_console(&self) -> Result<Option<Box<dyn Write>>, CtlError> {
+        let Some(path) = &self.console else {
+            return Ok(self.json.then(|| Box::new(io::sink()) as Box<dyn Write>));
+        };
+        let file = File::create(path).map_err(|error| {
+            let message = format!("cannot write the console to {}: {error}", path.display());
+            CtlError::Replay(Failure::text(ExitCode::Output, message))
+        })?;
+        Ok(Some(Box::new(io::BufWriter::new(file))))
+    }
+}
+
+/// A replay whose output nobody reads has not done what it was for: unlike elsewhere, that is an error.
+fn write_failure(error: io::Error) -> CtlError {
+    let message = format!("cannot write the guest's output: {error}");
+    CtlError::Replay(Failure::text(ExitCode::Output, message))
+}
+
+impl Outcome {
+    fn new(followed: Followed, wall_seconds: f64) -> Self {
+        let (status, stop, exit_status) = match (&followed.ended, followed.is_until_reached) {
+            (Some(ended), _) => {
+                let (status, how) = exit_status(ended);
+                (status, how, ended.is_orderly().then_some(status))
+            }
+            (None, true) => (0, format!("stopped at commit {}", followed.state.seq), None),
+            (None, false) => {
+                let stop = format!(
+                    "the log ends at commit {}, before its guest does",
+                    followed.state.seq
+                );
+                (ExitCode::LogEnds.code(), stop, None)
+            }
+        };
+        let hex = |digest: u128| format!("{digest:032x}");
+        let digests = followed.digests.iter().map(|digest| Digest {
+            seq: digest.seq.0,
+            digest: hex(digest.digest),
+        });
+        Self {
+            status,
+            stop,
+            exit_status,
+            from_seq: followed.from.0,
+            seq: followed.state.seq.0,
+            guest_time_ns: followed.guest_time.0,
+            digest: hex(followed.state.digest),
+            digests: digests.collect(),
+            digests_compared: followed.digests_compared,
+            chunks: followed.chunks,
+            inputs: followed.inputs,
+            console_bytes: followed.console_bytes,
+            frames_sent: followed.frames_sent,
+            tail: followed.tail.map(tail_word),
+            wall_seconds,
+        }
+    }
+
+    /// For people: the digests asked for, then what was replayed and how it ended.
+    fn text(&self) -> String {
+        let digest =
+            |digest: &Digest| format!("digest at commit {}: {}\n", digest.seq, digest.digest);
+        let digests: String = self.digests.iter().map(digest).collect();
+        let torn = match self.tail {
+            Some("torn") => " (in an unfinished write, which is dropped)",
+            _ => "",
+        };
+        format!(
+            "{digests}replayed commits {} to {}: {} chunks, {} inputs, {:.3} s of guest time, {} digests compared\n\
+             digest at commit {}: {}\n{}{torn}\n",
+            self.from_seq,
+            self.seq,
+            self.chunks,
+            self.inputs,
+            self.guest_time_ns as f64 / 1e9,
+            self.digests_compared,
+            self.seq,
+            self.digest,
+            one_line(&self.stop)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! Following a log with the engine's consumer.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use samsara_commitlog::{CommitSeq, Frame, GuestTime, LogHistory, Record, StateDigest, Tail};
+use samsara_engine::{ConsumeError, Consumer};
+use samsara_machine::machine::SnapshotError;
+use samsara_machine::pc::virtio::Blocks;
+use samsara_machine::{Ended, Machine, Output};
+
+use super::progress::Position;
+use super::write_failure;
+use crate::ctl::CtlError;
+use crate::ctl::log::check_snapshot;
+use crate::ctl::render::bytes;
+use crate::exit::ExitCode;
+use crate::failure::Failure;
+
+/// What is to be replayed.
+pub(super) struct Asked {
+    pub(super) path: PathBuf,
+    pub(super) until: Option<CommitSeq>,
+    pub(super) digests_at: BTreeSet<CommitSeq>,
+    pub(super) disks: Vec<Arc<dyn Blocks>>,
+}
+
+/// What was replayed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// The commit that it began from.
+    pub(super) from: CommitSeq,
+    /// The state that it came to.
+    pub(super) state: StateDigest,
+    pub(super) guest_time: GuestTime,
+    /// How the guest ended, if it had by then.
+    pub(super) ended: Option<Ended>,
+    pub(super) is_until_reached: bool,
+    pub(super) digests: Vec<StateDigest>,
+    pub(super) digests_compared: u64,
+    pub(super) chunks: u64,
+    pub(super) inputs: u64,
+    pub(super) console_bytes: u64,
+    pub(super) frames_sent: u64,
+    /// How the log ends, if all of it was read.
+    pub(super) tail: Option<Tail>,
+}
+
+/// Follows a log as far as asked. `console` gets the guest's output, `look` hears where the replay is.
+pub(super) fn follow(
+    asked: &Asked,
+    console: &mut dyn Write,
+    look: &mut dyn FnMut(Position),
+) -> Result<Followed, CtlError> {
+    let mut history = LogHistory::open(&asked.path)?;
+    let mut replay = Replay {
+        asked,
+        consumer: Consumer::with_disks(asked.disks.clone()),
+        counts: Counts::default(),
+        console,
+    };
+    let file_bytes = history.reader().file_bytes()?;
+    let mut is_until_reached = false;
+    while let Some(frame) = history.next_frame()? {
+        if replay.is_beyond(&frame)? {
+            is_until_reached = true;
+            break;
+        }
+        replay.take(&frame)?;
+        if let Some(machine) = replay.consumer.machine() {
+            look(Position {
+                seq: machine.seq(),
+                guest_time: machine.guest_time(),
+                read_bytes: history.reader().valid_bytes(),
+                file_bytes,
+            });
+        }
+    }
+    check_snapshot(&asked.path, &history)?;
+    let is_until_reached = is_until_reached || asked.until == replay.consumer.seq();
+    let tail = history.reader().tail();
+    replay.finish(is_until_reached, tail)
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    from: CommitSeq,
+    digests: Vec<StateDigest>,
+    chunks: u64,
+    inputs: u64,
+    console_bytes: u64,
+    frames_sent: u64,
+}
+
+struct Replay<'a> {
+    asked: &'a Asked,
+    consumer: Consumer,
+    counts: Counts,
+    console: &'a mut dyn Write,
+}
+
+impl Replay<'_> {
+    /// Whether a frame comes after all that was asked for.
+    fn is_beyond(&self, frame: &Frame) -> Result<bool, CtlError> {
+        let Some(until) = self.asked.until else {
+            return Ok(false);
+        };
+        match frame {
+            Frame::Record(record) => Ok(record.seq > until),
+            Frame::SnapshotStart(start) if start.seq > until => {
+                Err(self.begins_late(start.seq, "--until", until))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn begins_late(&self, first: CommitSeq, option: &str, seq: CommitSeq) -> CtlError {
+        let path = self.asked.path.display();
+        CtlError::Usage(format!(
+            "log file {path} begins at commit {first}, after {option} {seq}: ask for a later one"
+        ))
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<(), CtlError> {
+        let outputs = self.consumer.frame(frame);
+        let outputs = outputs.map_err(|error| self.failure(&error, frame))?;
+        match frame {
+            Frame::SnapshotStart(start) => {
+                if let Some(&early) = self.asked.digests_at.first()
+                    && early < start.seq
+                {
+                    return Err(self.begins_late(start.seq, "--digest-at", early));
+                }
+                self.counts.from = start.seq;
+            }
+            Frame::SnapshotEnd(digest) => self.note_digest(digest.seq),
+            Frame::Record(record) => {
+                self.emit(outputs)?;
+                self.count(record);
+                self.note_digest(record.seq);
+            }
+            Frame::SnapshotPages(_) | Frame::DiskRange(_) | Frame::Digest(_) => {}
+        }
+        Ok(())
+    }
+
+    fn emit(&mut self, outputs: Vec<Output>) -> Result<(), CtlError> {
+        for output in outputs {
+            match output {
+                Output::Console(bytes) => {
+                    self.console.write_all(&bytes).map_err(write_failure)?;
+                    self.counts.console_bytes += bytes.len() as u64;
+                }
+                Output::Frame { .. } => self.counts.frames_sent += 1,
+                Output::Ended(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, record: &Record) {
+        match record.chunk() {
+            Some(_) => self.counts.chunks += 1,
+            None => self.counts.inputs += 1,
+        }
+    }
+
+    fn note_digest(&mut self, seq: CommitSeq) {
+        if self.asked.digests_at.contains(&seq) {
+            self.counts.digests.extend(self.consumer.digest());
+        }
+    }
+
+    fn finish(self, is_until_reached: bool, tail: Option<Tail>) -> Result<Followed, CtlError> {
+        let path = &self.asked.path;
+        self.console.flush().map_err(write_failure)?;
+        let digests_compared = self.consumer.digests_compared();
+        let Some(mut machine) = self.consumer.into_machine() else {
+            return Err(CtlError::NoSnapshot(path.clone()));
+        };
+        check_reached(self.asked, &machine)?;
+        let Counts {
+            from,
+            digests,
+            chunks,
+            inputs,
+            console_bytes,
+            frames_sent,
+        } = self.counts;
+        Ok(Followed {
+            from,
+            state: machine.digest(),
+            guest_time: machine.guest_time(),
+            ended: machine.ended().cloned(),
+            is_until_reached,
+            digests,
+            digests_compared,
+            chunks,
+            inputs,
+            console_bytes,
+            frames_sent,
+            tail,
+        })
+    }
+
+    /// Why a frame cannot be followed, and what to do.
+    fn failure(&self, error: &ConsumeError, frame: &Frame) -> CtlError {
+        let path = self.asked.path.display();
+        let code = match error {
+            _ if error.is_divergence() => ExitCode::Diverged,
+            ConsumeError::Snapshot(SnapshotError::Memory(_)) => ExitCode::Kvm,
+            ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
+                let message = disks_text(&self.asked.path, expected, found);
+                return CtlError::Replay(Failure::text(ExitCode::Input, message));
+            }
+            ConsumeError::NoSuchDisk { .. } | ConsumeError::Disk { .. } => ExitCode::Input,
+            _ => ExitCode::LogFile,
+        };
+        let why = Failure::new(code, error).message;
+        let at = frame
+            .record()
+            .map_or(String::new(), |record| format!(" at commit {}", record.seq));
+        let message = if code == ExitCode::Diverged {
+            let images = if self.asked.disks.is_empty() {
+                ""
+            } else {
+                " (are the images those of the moment at which the log begins?)"
+            };
+            format!("log file {path} does not lead to the states that it has{images}: {why}")
+        } else {
+            format!("log file {path} cannot be followed{at}: {why}")
+        };
+        CtlError::Replay(Failure::text(code, message))
+    }
+}
+
+/// That all that was asked for has come. A guest that ended before `--until` has come to its end all the same.
+fn check_reached(asked: &Asked, machine: &Machine) -> Result<(), CtlError> {
+    let is_missing = |seq: &CommitSeq| *seq > machine.seq();
+    let until = asked.until.filter(|_| machine.ended().is_none());
+    let latest = asked.digests_at.last().copied();
+    let (option, seq) = match (until.filter(is_missing), latest.filter(is_missing)) {
+        (Some(seq), _) => ("--until", seq),
+        (None, Some(seq)) => ("--digest-at", seq),
+        (None, None) => return Ok(()),
+    };
+    let message = format!(
+        "log file {} ends at commit {}, before {option} {seq}",
+        asked.path.display(),
+        machine.seq()
+    );
+    Err(CtlError::Replay(Failure::text(ExitCode::LogEnds, message)))
+}
+
+/// What a log of a machine with disks needs.
+fn disks_text(path: &Path, expected: &[u64], found: &[u64]) -> String {
+    let sizes = |sizes: &[u64]| {
+        let sizes: Vec<_> = sizes
+            .iter()
+            .map(|&size| format!("{size} bytes ({})", bytes(size)))
+            .collect();
+        match sizes.as_slice() {
+            [] => "none".to_owned(),
+            sizes => sizes.join(", "),
+        }
+    };
+    format!(
+        "log file {} is of a guest with these disks: {}; given: {}. A log has no contents of disks: name with --disk, for each \
+         in this order, a copy of its image as it was when the log begins",
+        path.display(),
+        sizes(expected),
+        sizes(found)
+    )
+}
