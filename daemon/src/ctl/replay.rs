@@ -126,13 +126,14 @@ impl ReplayArguments {
             let told = |line: &str| eprintln!("samsaractl: {line}");
             follow::follow(&asked, sink, &mut |position| progress.look(position, told))
         };
-        let outcome = Outcome::new(followed?, started.elapsed().as_secs_f64());
+        let outcome = Outcome::new(&followed?, started.elapsed().as_secs_f64());
         if self.json {
-            writeln!(out, "{}", serde_json::to_string_pretty(&outcome)?).map_err(write_failure)?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&outcome)?)
+                .map_err(|error| write_failure(&error))?;
         } else {
             eprint!("{}", outcome.text());
         }
-        out.flush().map_err(write_failure)?;
+        out.flush().map_err(|error| write_failure(&error))?;
         Ok(outcome.status)
     }
 
@@ -168,13 +169,13 @@ impl ReplayArguments {
 }
 
 /// A replay whose output nobody reads has not done what it was for: unlike elsewhere, that is an error.
-fn write_failure(error: io::Error) -> CtlError {
+fn write_failure(error: &io::Error) -> CtlError {
     let message = format!("cannot write the guest's output: {error}");
     CtlError::Replay(Failure::text(ExitCode::Output, message))
 }
 
 impl Outcome {
-    fn new(followed: Followed, wall_seconds: f64) -> Self {
+    fn new(followed: &Followed, wall_seconds: f64) -> Self {
         let (status, stop, exit_status) = match (&followed.ended, followed.is_until_reached) {
             (Some(ended), _) => {
                 let (status, how) = exit_status(ended);

@@ -188,7 +188,7 @@ impl Stats {
             bytes(self.record_bytes)
         );
         if self.disk_bytes > 0 {
-            made_of += &format!(", disks {}", bytes(self.disk_bytes));
+            made_of.extend([", disks ", &bytes(self.disk_bytes)]);
         }
         let memory = bytes(self.memory_bytes);
         let mut rows = vec![

@@ -150,7 +150,9 @@ impl Replay<'_> {
         for output in outputs {
             match output {
                 Output::Console(bytes) => {
-                    self.console.write_all(&bytes).map_err(write_failure)?;
+                    self.console
+                        .write_all(&bytes)
+                        .map_err(|error| write_failure(&error))?;
                     self.counts.console_bytes += bytes.len() as u64;
                 }
                 Output::Frame { .. } => self.counts.frames_sent += 1,
@@ -175,7 +177,9 @@ impl Replay<'_> {
 
     fn finish(self, is_until_reached: bool, tail: Option<Tail>) -> Result<Followed, CtlError> {
         let path = &self.asked.path;
-        self.console.flush().map_err(write_failure)?;
+        self.console
+            .flush()
+            .map_err(|error| write_failure(&error))?;
         let digests_compared = self.consumer.digests_compared();
         let Some(mut machine) = self.consumer.into_machine() else {
             return Err(CtlError::NoSnapshot(path.clone()));

@@ -136,8 +136,8 @@ impl Blocks for Overlay {
     }
 
     fn zero(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        self.check(offset, bytes)?;
         const ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+        self.check(offset, bytes)?;
         for piece in pieces(offset, bytes) {
             self.take_over(piece.block, &piece)?;
             let zeros = &ZEROS[..piece.bytes as usize];
