@@ -197,7 +197,8 @@ impl Soak {
             }
             self.client.wait_more(1).map_err(|error| error.line())?;
         };
-        let used = Processor::of(backup.pid).map_err(|error| error.to_string())? - before;
+        let used = Processor::of(backup.pid).map_err(|error| error.to_string())?;
+        let used = used.since(&before);
         self.judge_stretch(at)?;
         let (took, bytes) = self.service.protect_again().map_err(|error| error.line())?;
         let protected = Instant::now();
