@@ -4,6 +4,7 @@
 //! - [`clock`]: the guest's clocks against the host's.
 //! - [`ticks`]: the guest's timers and its load against its clock.
 //! - [`memory`]: the memory of the daemons.
+//! - [`processor`]: what they had of the machine's processors.
 //! - [`digests`]: whether hosts compare their states, and agree.
 //! - [`stretch`]: what must hold from one kill to the next.
 //! - [`failovers`]: what must hold across kills.
@@ -15,6 +16,7 @@ pub mod digests;
 pub mod failovers;
 pub mod memory;
 pub mod observer;
+pub mod processor;
 pub mod stretch;
 pub mod ticks;
 

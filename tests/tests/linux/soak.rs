@@ -13,6 +13,7 @@ use samsara_tests::soak::digests::Digests;
 use samsara_tests::soak::failovers::{Failover, check_clocks, check_sleeps};
 use samsara_tests::soak::memory::{Ledger, Role, Usage};
 use samsara_tests::soak::observer::{Observed, Observer};
+use samsara_tests::soak::processor::Processor;
 use samsara_tests::soak::stretch::Stretch;
 use samsara_tests::soak::ticks::TickCount;
 use samsara_tests::{HarnessError, Host, Status, Wire};
@@ -35,6 +36,8 @@ const SAY_EVERY: Duration = Duration::from_mins(1);
 /// Least time from protection to a kill; a kill comes within twice that. In a short run it is a part of it.
 const CALM: Duration = Duration::from_mins(2);
 const CALMS_IN_A_RUN: u32 = 6;
+/// A survivor whose client waits longer for an answer has not carried on, be the machine ever so busy.
+const AWAY_MAX: Duration = Duration::from_mins(1);
 
 #[test]
 #[ignore = "it takes an hour: SAMSARA_MINUTES=60 cargo test --release -p samsara-tests --test linux soak -- --ignored --nocapture"]
@@ -185,6 +188,7 @@ impl Soak {
         if self.digests.compared_in(backup.pid) == 0 {
             return Err(format!("{} never compared a digest", backup.host));
         }
+        let before = Processor::of(backup.pid).map_err(|error| error.to_string())?;
         let at = Instant::now();
         pair.kill_primary().map_err(|error| error.line())?;
         let answered = loop {
@@ -193,6 +197,8 @@ impl Soak {
             }
             self.client.wait_more(1).map_err(|error| error.line())?;
         };
+        let used = Processor::of(backup.pid).map_err(|error| error.to_string())?;
+        let used = used.since(&before);
         self.judge_stretch(at)?;
         let (took, bytes) = self.service.protect_again().map_err(|error| error.line())?;
         let protected = Instant::now();
@@ -201,9 +207,13 @@ impl Soak {
             to: answered,
         });
         println!(
-            "  {name} killed: {away:.2?} without an answer; protected again after {took:.1?} with {} KiB of disk",
+            "  {name} killed: {away:.2?} without an answer, in which {} {used}; protected again after {took:.1?} with {} KiB of disk",
+            backup.host,
             bytes / 1024
         );
+        if away > AWAY_MAX {
+            return Err(format!("no answer for {away:.0?} after {name} was killed"));
+        }
         self.failovers.push(Failover {
             killed: at,
             answered,
