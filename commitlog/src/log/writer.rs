@@ -1,6 +1,6 @@
 //! Writing a log file.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -120,6 +120,15 @@ impl LogWriter {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives the file another name in the same file system; a file that has it is replaced.
+    pub fn rename(&mut self, to: impl AsRef<Path>) -> Result<(), LogError> {
+        let to = to.as_ref();
+        self.attempt("write", BufWriter::flush)?;
+        fs::rename(&self.path, to).map_err(io_error(&self.path, "rename"))?;
+        to.clone_into(&mut self.path);
+        sync_folder(to)
     }
 
     /// A log in an empty file.
