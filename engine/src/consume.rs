@@ -107,6 +107,9 @@ impl Consumer {
             (State::Empty, Frame::SnapshotStart(start)) => {
                 State::Loading(SnapshotLoader::new(start.clone())?)
             }
+            (State::Loading(loader), Frame::SnapshotStart(start)) => {
+                State::Loading(loader.restart(start.clone())?)
+            }
             (State::Loading(mut loader), Frame::SnapshotPages(runs)) => {
                 loader.pages(runs)?;
                 State::Loading(loader)

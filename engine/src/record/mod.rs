@@ -18,6 +18,7 @@
 //! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
 
 mod changes;
+mod checkpoint;
 mod chunk;
 mod committer;
 mod contended;
@@ -36,6 +37,7 @@ mod turnstile;
 mod upkeep;
 mod worker;
 
+pub use checkpoint::{SnapshotBounds, Waiting};
 pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};

@@ -23,6 +23,8 @@ pub struct Recorder {
     shape: Shape,
     platform: Platform,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while a snapshot is taken: one at a time.
+    pub(super) snapshots: Mutex<()>,
 }
 
 /// What became of a frame for the guest.
@@ -121,6 +123,7 @@ impl Recorder {
             shape,
             platform,
             threads: Mutex::default(),
+            snapshots: Mutex::default(),
         };
         match crew {
             Crew::Each(cpus) => {
@@ -240,6 +243,10 @@ impl Recorder {
             // A vCPU thread that panicked has reported it; the others have stopped by now.
             let _ = thread.join();
         }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -143,6 +143,12 @@ impl Machine {
             .written
             .iter()
             .for_each(|&page| self.digest.mark(page));
+        if let Some(tracked) = &mut self.tracked {
+            applied
+                .written
+                .iter()
+                .for_each(|&page| tracked.insert(page));
+        }
         Ok(applied)
     }
 

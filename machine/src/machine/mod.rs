@@ -14,7 +14,7 @@ use samsara_commitlog::{CommitSeq, DeviceIndex, GuestTime, Shape, VcpuIndex};
 
 use crate::bare::{BareDevices, Guarded, are_confined};
 use crate::kvm::Privilege;
-use crate::memory::{Image, MemoryDigest, MemoryError};
+use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex, PageSet};
 use crate::pc::apic::LocalApic;
 use crate::pc::virtio::Blocks;
 use crate::pc::{Delivery, Pc, Want};
@@ -23,7 +23,7 @@ use crate::vcpu::VcpuState;
 pub use apply::{Applied, ApplyError, Source};
 pub use devices::{Devices, Platform};
 pub use digest::ChunkDigest;
-pub use snapshot::{SnapshotError, SnapshotLoader};
+pub use snapshot::{SnapshotError, SnapshotLoader, Zeros, page_runs};
 
 /// What a commit wants to leave the host: held until the commit is acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct Machine {
     touched: Vec<Touched>,
     ended: Option<Ended>,
     digest: MemoryDigest,
+    /// Pages that commits wrote, while somebody copies memory. Not part of the state.
+    tracked: Option<PageSet>,
 }
 
 /// What happened to a vCPU's state besides what its chunks did.
@@ -135,6 +137,7 @@ impl Machine {
             disks,
             touched: vec![Touched::No; shape.vcpu_count.into()],
             ended: None,
+            tracked: None,
         }
     }
 
@@ -231,6 +234,21 @@ impl Machine {
     /// What [`Self::take_touched`] would give.
     pub fn touched(&self, vcpu: VcpuIndex) -> Touched {
         self.touched[usize::from(vcpu.0)]
+    }
+
+    /// From here on, notes which pages commits write: for who copies memory while the machine runs.
+    pub fn track_pages(&mut self) {
+        self.tracked = Some(PageSet::new(self.image.layout()));
+    }
+
+    /// The pages written since they were last taken, rising; none if nobody tracks them.
+    pub fn take_tracked(&mut self) -> Vec<PageIndex> {
+        self.tracked.as_mut().map_or_else(Vec::new, PageSet::take)
+    }
+
+    /// Ends [`Self::track_pages`].
+    pub fn untrack_pages(&mut self) {
+        self.tracked = None;
     }
 
     /// How the machine stopped, if it has.
