@@ -84,7 +84,11 @@ fn start(
         if let Some(log) = &mut base.log {
             base.world.attach_log(log.begin(&mut machine)?);
         }
-        return guest::run(kvm, base, machine).map(Running::Recorded);
+        let guest = guest::run(kvm, base, machine)?;
+        if let Some(log) = &mut base.log {
+            log.follow(&guest)?;
+        }
+        return Ok(Running::Recorded(guest));
     }
     if base.log.is_some() {
         let message = "--record needs recording.mode = \"on\"";

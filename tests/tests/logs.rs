@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use samsara_tests::{
-    Guest, Ran, Report, Site, kvm_shared_or_skip, numbered_lines, tree, wait_file,
+    Guest, Ran, Report, Site, kvm_shared_or_skip, numbered_lines, tree, wait, wait_file,
 };
 use samsarad::exit::ExitCode;
 use serde_json::Value;
@@ -28,6 +28,20 @@ struct Recorded {
 impl Recorded {
     fn new(site: Site, guest: &Guest, settings: &[&str]) -> Self {
         let log = site.path("run.log");
+        Self::at(site, log, guest, settings)
+    }
+
+    /// With the log in segments, in a directory.
+    fn in_segments(guest: &str, params: &str, settings: &[&str]) -> Self {
+        let site = Site::new().unwrap();
+        let guest = Guest::new(&site, guest, params).unwrap();
+        let log = site.path("recorder");
+        fs::create_dir(&log).unwrap();
+        let every = "log.checkpoint_every_s=1";
+        Self::at(site, log, &guest, &[&[every], settings].concat())
+    }
+
+    fn at(site: Site, log: PathBuf, guest: &Guest, settings: &[&str]) -> Self {
         let mut all = guest.settings();
         all.extend(settings.iter().map(ToString::to_string));
         let (ran, report) = site.record(&all, &log, BOUND).unwrap();
@@ -258,6 +272,7 @@ fn a_log_of_a_host_that_was_lost_is_replayed_as_far_as_it_goes() {
 fn start(site: &Site, guest: &Guest, log: &Path) -> std::process::Child {
     let mut command = Command::new(&site.binaries().samsarad);
     command.args(["--role", "standalone", "--record"]).arg(log);
+    command.args(["--set", "log.checkpoint_every_s=1"]);
     for setting in guest.settings() {
         command.args(["--set", &setting]);
     }
@@ -314,7 +329,7 @@ fn a_log_that_is_not_one_is_refused_with_its_status() {
     for words in commands {
         assert_refused(
             &run.ctl(words),
-            &["not a regular file", name],
+            &["has no logs in it", name],
             &format!("directory: {words:?}"),
         );
     }
@@ -354,4 +369,163 @@ fn a_reader_that_has_enough_goes_away() {
     drop(child.stdout.take());
     let ended = child.wait_with_output().unwrap();
     assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));
+}
+
+/// The segments of the newest run, and the commits that they begin after.
+fn segments(recorder: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = |path: &Path| {
+        let entries = fs::read_dir(path).unwrap();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    let run = entries(recorder).pop().unwrap();
+    let named = entries(&run).into_iter().map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let digits = name
+            .strip_suffix(".log")
+            .unwrap_or_else(|| panic!("{name} is left"));
+        (digits.parse().unwrap(), path)
+    });
+    named.collect()
+}
+
+/// Checkpoints of a running guest are states of its history: each leads to its end.
+#[test]
+fn a_run_in_segments_is_replayed_from_each() {
+    let Some(_machine) = kvm_shared_or_skip("a_run_in_segments_is_replayed_from_each") else {
+        return;
+    };
+    for (guest, params) in [("outputs", "n=12000 run=20 delay=2000"), ("lu", "n=1024")] {
+        let run = Recorded::in_segments(guest, params, &[]);
+        assert_eq!(run.ran.code, Some(0), "{guest}: {}", run.ran.stderr);
+        let segments = segments(&run.log);
+        println!(
+            "  {guest}: {:.1} s, {} segments",
+            run.report.wall_seconds,
+            segments.len()
+        );
+        assert!(segments.len() > 2, "{guest}: {segments:?}");
+        run.assert_replayed(guest);
+        let all = run.json(&["replay", run.log_name(), "--json"]);
+        assert!(all["digests_compared"].as_u64().unwrap() >= segments.len() as u64 - 1);
+        let stats = run.json(&["log", "stats", run.log_name(), "--json"]);
+        assert_eq!(
+            stats["chunks"]["count"].as_u64(),
+            Some(run.report.chunks),
+            "{guest}"
+        );
+        assert_eq!(stats["segments"].as_u64(), Some(segments.len() as u64));
+        for (seq, path) in &segments {
+            let words = [
+                "replay",
+                run.log_name(),
+                "--json",
+                "--from-checkpoint",
+                &seq.to_string(),
+            ];
+            let outcome = run.json(&words);
+            assert_eq!(outcome["from_seq"].as_u64(), Some(*seq), "{guest}");
+            assert_eq!(
+                outcome["digest"].as_str(),
+                run.report.digest.as_deref(),
+                "{guest} from {seq}"
+            );
+            // Each is a log by itself.
+            let verified = run.json(&["log", "verify", path.to_str().unwrap(), "--json"]);
+            assert_eq!(verified["snapshot_seq"].as_u64(), Some(*seq), "{guest}");
+        }
+        // A state is the same from its nearest checkpoint as from the start.
+        let until = (segments[1].0 + 3).to_string();
+        let near = run.json(&["replay", run.log_name(), "--json", "--until", &until]);
+        let far = run.json(&[
+            "replay",
+            run.log_name(),
+            "--json",
+            "--from-start",
+            "--until",
+            &until,
+        ]);
+        assert_eq!(near["from_seq"].as_u64(), Some(segments[1].0));
+        assert_eq!(
+            (far["from_seq"].as_u64(), &far["digest"]),
+            (Some(0), &near["digest"])
+        );
+    }
+}
+
+/// A flight recorder has the last of a run, within its bound, and not its beginning.
+#[test]
+fn a_flight_recorder_keeps_what_it_is_told_to() {
+    const BOUND_BYTES: u64 = 16 << 20;
+    let Some(_machine) = kvm_shared_or_skip("a_flight_recorder_keeps_what_it_is_told_to") else {
+        return;
+    };
+    let run = Recorded::in_segments("lu", "n=1024", &["log.max_bytes=16MiB"]);
+    assert_eq!(run.ran.code, Some(0), "{}", run.ran.stderr);
+    let segments = segments(&run.log);
+    let bytes: u64 = segments
+        .iter()
+        .map(|(_, path)| fs::metadata(path).unwrap().len())
+        .sum();
+    let (_, newest) = segments.last().unwrap();
+    let newest = fs::metadata(newest).unwrap().len();
+    println!(
+        "  {:.1} s, {bytes} bytes in {} segments",
+        run.report.wall_seconds,
+        segments.len()
+    );
+    assert!(
+        bytes <= BOUND_BYTES.max(newest),
+        "{bytes} bytes in {segments:?}"
+    );
+    assert!(segments[0].0 > 0, "the beginning is still there");
+    let outcome = run.json(&["replay", run.log_name(), "--json"]);
+    assert_eq!(outcome["from_seq"].as_u64(), Some(segments[0].0));
+    assert_eq!(outcome["status"].as_u64(), Some(0));
+    assert_eq!(outcome["digest"].as_str(), run.report.digest.as_deref());
+
+    // The next run has a directory of its own, and what the first one left counts.
+    let guest = Guest::new(&run.site, "hello", "").unwrap();
+    let again = Recorded::at(run.site, run.log, &guest, &["log.max_bytes=64MiB"]);
+    assert_eq!(again.ran.code, Some(0), "{}", again.ran.stderr);
+    assert_eq!(fs::read_dir(&again.log).unwrap().count(), 2);
+    again.assert_replayed("the second run");
+}
+
+/// A host that was lost leaves whole segments, and the last one as far as it was written.
+#[test]
+fn segments_of_a_host_that_was_lost_are_replayed() {
+    let Some(_machine) = kvm_shared_or_skip("segments_of_a_host_that_was_lost") else {
+        return;
+    };
+    let site = Site::new().unwrap();
+    let guest = Guest::new(&site, "counter", "n=1000000000000").unwrap();
+    let log = site.path("recorder");
+    fs::create_dir(&log).unwrap();
+    let mut host = start(&site, &guest, &log);
+    let has_three = || {
+        let runs = fs::read_dir(&log).unwrap().next()?.unwrap().path();
+        let names = fs::read_dir(runs)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let logs = names.filter(|name| name.to_str().unwrap().ends_with(".log"));
+        (logs.count() >= 3).then_some(())
+    };
+    wait::until("three segments", BOUND, || Ok(has_three()), String::new).unwrap();
+    kill_process(Pid::from_child(&host), Signal::KILL).unwrap();
+    host.wait().unwrap();
+    let words = ["replay", log.to_str().unwrap(), "--json"];
+    let replayed = site.ran_ctl(&words).unwrap();
+    assert_eq!(
+        replayed.code,
+        Some(ExitCode::LogEnds.code().into()),
+        "{}",
+        replayed.stderr
+    );
+    let outcome: Value = serde_json::from_slice(&replayed.stdout).unwrap();
+    assert!(
+        outcome["digests_compared"].as_u64().unwrap() >= 2,
+        "{outcome}"
+    );
 }

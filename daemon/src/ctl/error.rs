@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
-use samsara_commitlog::LogError;
+use samsara_commitlog::{CommitSeq, LogError};
 
 use super::render::one_line;
 use crate::control::ControlError;
@@ -48,6 +48,20 @@ pub enum CtlError {
     /// A log file without a state to begin from.
     #[error("log file {} has no whole snapshot, so there is no state to begin from; record anew", .0.display())]
     NoSnapshot(PathBuf),
+    /// A directory without logs.
+    #[error("directory {} has no logs in it: name a log file, or the directory that --record was given", .0.display())]
+    NoLogs(PathBuf),
+    /// Segments that do not follow each other.
+    #[error("log file {} begins after commit {first}, the segment before it ends at commit {last}: what is between them \
+        is missing; name this file to read what it has", path.display())]
+    SegmentMissing {
+        /// The later segment.
+        path: PathBuf,
+        /// What it begins after.
+        first: CommitSeq,
+        /// The last commit before it.
+        last: CommitSeq,
+    },
     /// A replay did not come to its end.
     #[error("{0}")]
     Replay(Failure),
@@ -65,7 +79,9 @@ impl CtlError {
             Self::WhichSocket { .. } | Self::Usage(_) => ExitCode::Usage,
             Self::Control(_) | Self::Unexpected => ExitCode::Network,
             Self::Json(_) => ExitCode::Internal,
-            Self::Log(_) | Self::NoSnapshot(_) => ExitCode::LogFile,
+            Self::Log(_) | Self::NoSnapshot(_) | Self::NoLogs(_) | Self::SegmentMissing { .. } => {
+                ExitCode::LogFile
+            }
             Self::Replay(failure) => failure.code,
             Self::Write(_) => ExitCode::Output,
         }

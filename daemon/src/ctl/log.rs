@@ -1,17 +1,19 @@
 //! `samsaractl log`: what is in a commit log.
 
+mod series;
 mod show;
 mod stats;
 mod verify;
 mod words;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use samsara_commitlog::{CommitSeq, LogHistory, Tail};
+use samsara_commitlog::Tail;
 
 use super::CtlError;
+pub(super) use series::Series;
 use show::Range;
 
 #[derive(Debug, Subcommand)]
@@ -21,7 +23,7 @@ pub(super) enum LogCommand {
     /// A chunk's line has its vCPU, what ended it, the last commit that its start had seen (`after`: chunks whose spans overlap
     /// ran at the same time), how many bytes of memory and of the vCPU's state it changed, and its digest.
     Show {
-        /// The log.
+        /// The log: a file, or a directory with segments.
         file: PathBuf,
         /// The first commit shown.
         #[arg(long, value_name = "SEQ")]
@@ -35,7 +37,7 @@ pub(super) enum LogCommand {
     },
     /// Counts what is in a log: records by kind, chunks by vCPU and by what ended them, bytes, rates.
     Stats {
-        /// The log.
+        /// The log: a file, or a directory with segments.
         file: PathBuf,
         /// Print JSON, for scripts.
         #[arg(long)]
@@ -46,7 +48,7 @@ pub(super) enum LogCommand {
     /// An unfinished write at the end, as a crash leaves it, is said and is no error; damage before that is. Whether the
     /// records lead to the states that were recorded is not looked at: that is what `samsaractl replay` does.
     Verify {
-        /// The log.
+        /// The log: a file, or a directory with segments.
         file: PathBuf,
         /// Print JSON, for scripts.
         #[arg(long)]
@@ -70,20 +72,23 @@ impl LogCommand {
     }
 }
 
-/// That a log has a state to begin from, once all of it was read.
-pub(super) fn check_snapshot(path: &Path, history: &LogHistory) -> Result<CommitSeq, CtlError> {
-    let seq = history.seq();
-    seq.ok_or_else(|| CtlError::NoSnapshot(path.to_owned()))
-}
-
-/// How a log of so many bytes ends, in words.
-pub(super) fn tail_text(tail: Tail, file_bytes: u64) -> String {
+/// How a log ends that was read to its end, in words.
+fn tail_text(log: &Series, tail: Tail) -> String {
     match tail {
         Tail::Clean => "whole".to_owned(),
-        Tail::Torn { valid_bytes } => format!(
+        Tail::Torn { .. } => format!(
             "ends in an unfinished write: the last {} bytes are no whole frame, and dropped",
-            file_bytes.saturating_sub(valid_bytes)
+            log.file_bytes().saturating_sub(log.valid_bytes())
         ),
+    }
+}
+
+/// A log's file, or its directory with how many segments it has.
+fn name_text(log: &Series) -> String {
+    let path = log.path().display();
+    match log.segment_count() {
+        1 => path.to_string(),
+        count => format!("{path}, {count} segments"),
     }
 }
 

@@ -90,6 +90,19 @@ impl Made {
         self.commit(Commit::Chunk(chunk));
     }
 
+    /// A record that the machine has not applied: what comes of it, a reader finds out.
+    pub(super) fn claim(&mut self, commit: Commit) {
+        let seq = match self.frames.last() {
+            Some(Frame::Record(record)) => record.seq.next(),
+            _ => self.machine.seq().next(),
+        };
+        self.frames.push(Frame::Record(Record {
+            seq,
+            guest_time: GuestTime(seq.0),
+            commit,
+        }));
+    }
+
     pub(super) fn input(&mut self, input: Input) {
         self.commit(Commit::Input(input));
     }
@@ -108,6 +121,36 @@ impl Made {
         let digest = self.machine.digest();
         self.frames.push(Frame::Digest(digest));
         digest
+    }
+
+    /// Writes the log into the directory of a run, in segments: the first one, and others that begin after these commits.
+    pub(super) fn write_segments(&mut self, folder: &Path, begin_after: &[u64]) {
+        let run = folder.join("run-0000000009");
+        std::fs::create_dir(&run).unwrap();
+        let create = |seq: u64| LogWriter::create(run.join(format!("{seq:020}.log"))).unwrap();
+        let mut writer = create(0);
+        let mut consumer = samsara_engine::Consumer::default();
+        for (at, frame) in self.frames.iter().enumerate() {
+            writer.append(frame).unwrap();
+            consumer.frame(frame).unwrap();
+            let is_digest_next = matches!(self.frames.get(at + 1), Some(Frame::Digest(_)));
+            let Some(seq) = consumer.seq().filter(|_| !is_digest_next) else {
+                continue;
+            };
+            if begin_after.contains(&seq.0) {
+                writer = create(seq.0);
+                let digest = consumer.digest().unwrap();
+                let machine = consumer.machine().unwrap();
+                let start = Frame::SnapshotStart(machine.snapshot_start());
+                let pages = machine
+                    .snapshot_pages()
+                    .map(|runs| Frame::SnapshotPages(runs.unwrap()));
+                let frames = [start.clone(), start].into_iter().chain(pages);
+                for frame in frames.chain([Frame::SnapshotEnd(digest)]) {
+                    writer.append(&frame).unwrap();
+                }
+            }
+        }
     }
 
     /// Writes the log into a folder.

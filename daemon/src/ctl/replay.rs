@@ -18,13 +18,20 @@ use super::render::one_line;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::world::exit_status;
-use follow::{Asked, Followed};
+use follow::{Asked, Begin, Followed};
 use progress::Progress;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArguments {
-    /// The log.
+    /// The log: a file, or a directory with segments.
     file: PathBuf,
+    /// Begins at the last checkpoint that is not after this commit; what the guest wrote before it is not printed. Without
+    /// this option, that is where a replay that does not go to the end begins: at the last checkpoint before --until.
+    #[arg(long, value_name = "SEQ")]
+    from_checkpoint: Option<u64>,
+    /// Begins with the first state that the log has, wherever it is to stop.
+    #[arg(long, conflicts_with = "from_checkpoint")]
+    from_start: bool,
     /// Stops after this commit; the status is 0 then.
     #[arg(long, value_name = "SEQ")]
     until: Option<u64>,
@@ -72,7 +79,9 @@ Exit status:
 Examples:
     samsarad --role standalone --set vm.program=hello.elf --record run.log
     samsaractl replay run.log
-    samsaractl replay run.log --until 1000 --digest-at 500 --digest-at 1000 --json"
+    samsaractl replay run.log --until 1000 --digest-at 500 --digest-at 1000 --json
+    samsarad --role standalone --set vm.program=hello.elf --record directory/ --set log.keep_minutes=10
+    samsaractl replay directory/ --from-checkpoint 5000"
     )
 }
 
@@ -149,10 +158,23 @@ impl ReplayArguments {
         }
         Ok(Asked {
             path: self.file.clone(),
+            begin: self.begin(),
             until,
             digests_at: digests_at.into_iter().collect(),
             disks: overlay::open(&self.disks)?,
         })
+    }
+
+    /// Copies of images are those of the beginning of the log, so that is where a replay with disks begins unless told
+    /// otherwise.
+    fn begin(&self) -> Begin {
+        let asked = self.from_checkpoint.or_else(|| {
+            let until = self
+                .until
+                .filter(|_| !self.from_start && self.disks.is_empty())?;
+            Some(self.digest_at.iter().copied().fold(until, u64::min))
+        });
+        asked.map_or(Begin::First, |seq| Begin::Checkpoint(CommitSeq(seq)))
     }
 
     /// The console if it is not standard output.

@@ -129,6 +129,9 @@ impl Node {
             base.world.attach_log(log.begin(&mut machine)?);
         }
         let recorder = guest::run(&mut self.kvm, base, machine)?;
+        if let Some(log) = &mut base.log {
+            log.follow(&recorder)?;
+        }
         self.guest = Guest::Running(recorder);
         Ok(())
     }

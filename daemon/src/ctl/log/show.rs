@@ -4,13 +4,13 @@ use std::io::Write;
 use std::path::Path;
 
 use samsara_commitlog::{
-    ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, Effects, Frame, GuestTime, LogHistory, Record,
+    ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, Effects, Frame, GuestTime, Record,
     SnapshotStart, StateDigest,
 };
 use serde_json::{Value, json};
 
 use super::words::{boundary, exit_json, exit_text, input_json, input_text};
-use super::{tail_text, tail_word};
+use super::{Series, tail_text, tail_word};
 use crate::ctl::CtlError;
 use crate::ctl::render::{bytes, one_line};
 
@@ -42,12 +42,13 @@ pub(super) fn show(
     is_json: bool,
     out: &mut dyn Write,
 ) -> Result<(), CtlError> {
-    let mut history = LogHistory::open(path)?;
+    let mut log = Series::open(path)?;
+    log.begin_at(range.from);
     if !is_json {
         out.write_all(HEADINGS.as_bytes())?;
     }
     let mut snapshot = None;
-    while let Some(frame) = history.next_frame()? {
+    while let Some(frame) = log.next_frame()? {
         let Some(line) = line_of(frame, &mut snapshot) else {
             continue;
         };
@@ -58,7 +59,7 @@ pub(super) fn show(
             line.print(is_json, out)?;
         }
     }
-    print_end(&history, is_json, out)
+    print_end(&log, is_json, out)
 }
 
 /// A line, and what is in it.
@@ -78,10 +79,9 @@ struct Snapshot {
 fn line_of(frame: Frame, snapshot: &mut Option<Snapshot>) -> Option<Line> {
     match frame {
         Frame::SnapshotStart(start) => {
-            *snapshot = Some(Snapshot {
-                start,
-                page_bytes: 0,
-            });
+            // One of a machine that ran starts more than once.
+            let page_bytes = snapshot.take().map_or(0, |begun| begun.page_bytes);
+            *snapshot = Some(Snapshot { start, page_bytes });
             None
         }
         Frame::SnapshotPages(runs) => {
@@ -160,7 +160,7 @@ impl Line {
                 time: Some(start.guest_time),
                 source: "snapshot".to_owned(),
                 what: format!(
-                    "{} vCPU, {} of memory, {} of it not zero, digest {:032x}",
+                    "{} vCPU, {} of memory, {} of pages, digest {:032x}",
                     start.shape.vcpu_count,
                     bytes(start.shape.memory_bytes),
                     bytes(*page_bytes),
@@ -258,30 +258,24 @@ pub(super) fn changed_bytes(chunk: &Chunk) -> [u64; 2] {
     }
 }
 
-fn print_end(history: &LogHistory, is_json: bool, out: &mut dyn Write) -> Result<(), CtlError> {
-    let reader = history.reader();
-    let file_bytes = reader.file_bytes()?;
-    let Some(tail) = reader.tail() else {
+fn print_end(log: &Series, is_json: bool, out: &mut dyn Write) -> Result<(), CtlError> {
+    let Some(tail) = log.tail() else {
         return Ok(());
     };
     if is_json {
         let line = json!({
             "kind": "end",
-            "seq": history.seq().map(|seq| seq.0),
-            "file_bytes": file_bytes,
-            "valid_bytes": reader.valid_bytes(),
+            "seq": log.seq().map(|seq| seq.0),
+            "file_bytes": log.file_bytes(),
+            "valid_bytes": log.valid_bytes(),
             "tail": tail_word(tail),
         });
         return Ok(writeln!(out, "{line}")?);
     }
-    let last = history.seq().map_or_else(
+    let last = log.seq().map_or_else(
         || "inside its snapshot".to_owned(),
         |seq| format!("at commit {seq}"),
     );
-    let how = tail_text(tail, file_bytes);
-    Ok(writeln!(
-        out,
-        "the log ends {last}, {}: {how}",
-        bytes(file_bytes)
-    )?)
+    let how = tail_text(log, tail);
+    Ok(writeln!(out, "the log ends {last}: {how}")?)
 }

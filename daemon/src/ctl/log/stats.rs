@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use samsara_commitlog::{Chunk, Commit, Frame, GuestTime, Input, LogHistory, Record, Shape};
+use samsara_commitlog::{Chunk, Commit, Frame, GuestTime, Input, Record, SnapshotStart};
 use serde::Serialize;
 
 use super::show::changed_bytes;
 use super::words::{boundary, exit_kind, input_kind};
-use super::{check_snapshot, tail_text, tail_word};
+use super::{Series, name_text, tail_text, tail_word};
 use crate::ctl::CtlError;
 use crate::ctl::render::{Row, aligned, bytes, percent};
 
 /// What a log is made of. Bytes of a log are those of encoded frames, bytes changed those of the guest.
 #[derive(Debug, Default, Serialize)]
 struct Stats {
+    segments: usize,
     file_bytes: u64,
     valid_bytes: u64,
     tail: &'static str,
@@ -65,28 +66,31 @@ struct Rates {
 
 /// Reads a log and prints what it is made of.
 pub(super) fn print(path: &Path, is_json: bool, out: &mut dyn Write) -> Result<(), CtlError> {
-    let mut history = LogHistory::open(path)?;
+    let mut log = Series::open(path)?;
     let mut stats = Stats::default();
-    while let Some(frame) = history.next_frame()? {
-        let reader = history.reader();
-        stats.count(&frame, reader.valid_bytes() - reader.frame_offset());
+    while let Some(frame) = log.next_frame()? {
+        stats.count(&frame, log.frame_bytes());
     }
-    stats.last_seq = check_snapshot(path, &history)?.0;
-    let reader = history.reader();
-    stats.file_bytes = reader.file_bytes()?;
-    stats.valid_bytes = reader.valid_bytes();
+    stats.last_seq = log.check_snapshot()?.0;
+    stats.segments = log.segment_count();
+    stats.file_bytes = log.file_bytes();
+    stats.valid_bytes = log.valid_bytes();
     stats.finish();
-    let Some(tail) = reader.tail() else {
+    let Some(tail) = log.tail() else {
         return Ok(());
     };
     stats.tail = tail_word(tail);
     if is_json {
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&stats)?)?);
     }
-    let how = tail_text(tail, stats.file_bytes);
+    let file_bytes = bytes(stats.file_bytes);
     let mut rows: Vec<Row> = vec![(
-        "file",
-        format!("{}, {}, {how}", path.display(), bytes(stats.file_bytes)),
+        "log",
+        format!(
+            "{}, {file_bytes}, {}",
+            name_text(&log),
+            tail_text(&log, tail)
+        ),
     )];
     rows.extend(stats.rows());
     out.write_all(aligned(&rows).as_bytes())?;
@@ -97,22 +101,25 @@ impl Stats {
     fn count(&mut self, frame: &Frame, frame_bytes: u64) {
         match frame {
             Frame::SnapshotStart(start) => {
-                let Shape {
-                    vcpu_count,
-                    memory_bytes,
-                } = start.shape;
-                (self.vcpus, self.memory_bytes) = (vcpu_count, memory_bytes);
-                self.by_vcpu = vec![Chunks::default(); vcpu_count.into()];
-                self.snapshot_seq = start.seq.0;
-                self.guest_start_ns = start.guest_time.0;
-                self.guest_end_ns = start.guest_time.0;
                 self.snapshot_bytes += frame_bytes;
+                self.begin(start);
             }
             Frame::SnapshotPages(_) | Frame::SnapshotEnd(_) => self.snapshot_bytes += frame_bytes,
             Frame::DiskRange(_) => self.disk_bytes += frame_bytes,
             Frame::Digest(_) => self.digests += 1,
             Frame::Record(record) => self.count_record(record, frame_bytes),
         }
+    }
+
+    /// A snapshot starts: what comes before the first record says where the log begins.
+    fn begin(&mut self, start: &SnapshotStart) {
+        if self.record_bytes > 0 {
+            return;
+        }
+        (self.vcpus, self.memory_bytes) = (start.shape.vcpu_count, start.shape.memory_bytes);
+        self.by_vcpu = vec![Chunks::default(); self.vcpus.into()];
+        self.snapshot_seq = start.seq.0;
+        (self.guest_start_ns, self.guest_end_ns) = (start.guest_time.0, start.guest_time.0);
     }
 
     fn count_record(&mut self, record: &Record, frame_bytes: u64) {
@@ -182,14 +189,15 @@ impl Stats {
             self.input_count(),
             self.digests
         );
-        let mut made_of = format!(
-            "snapshot {}, records {}",
+        let disks = match self.disk_bytes {
+            0 => String::new(),
+            count => format!(", disks {}", bytes(count)),
+        };
+        let made_of = format!(
+            "snapshots {}, records {}{disks}",
             bytes(self.snapshot_bytes),
             bytes(self.record_bytes)
         );
-        if self.disk_bytes > 0 {
-            made_of.extend([", disks ", &bytes(self.disk_bytes)]);
-        }
         let memory = bytes(self.memory_bytes);
         let mut rows = vec![
             (

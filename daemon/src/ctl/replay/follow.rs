@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use samsara_commitlog::{CommitSeq, Frame, GuestTime, LogHistory, Record, StateDigest, Tail};
+use samsara_commitlog::{CommitSeq, Frame, GuestTime, Record, StateDigest, Tail};
 use samsara_engine::{ConsumeError, Consumer};
 use samsara_machine::machine::SnapshotError;
 use samsara_machine::pc::virtio::Blocks;
@@ -14,7 +14,7 @@ use samsara_machine::{Ended, Machine, Output};
 use super::progress::Position;
 use super::write_failure;
 use crate::ctl::CtlError;
-use crate::ctl::log::check_snapshot;
+use crate::ctl::log::Series;
 use crate::ctl::render::bytes;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
@@ -22,9 +22,19 @@ use crate::failure::Failure;
 /// What is to be replayed.
 pub(super) struct Asked {
     pub(super) path: PathBuf,
+    pub(super) begin: Begin,
     pub(super) until: Option<CommitSeq>,
     pub(super) digests_at: BTreeSet<CommitSeq>,
     pub(super) disks: Vec<Arc<dyn Blocks>>,
+}
+
+/// Where a replay begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// With the first state that the log has.
+    First,
+    /// With the last one that is not after this commit.
+    Checkpoint(CommitSeq),
 }
 
 /// What was replayed.
@@ -54,34 +64,48 @@ pub(super) fn follow(
     console: &mut dyn Write,
     look: &mut dyn FnMut(Position),
 ) -> Result<Followed, CtlError> {
-    let mut history = LogHistory::open(&asked.path)?;
+    let mut log = Series::open(&asked.path)?;
+    if let Begin::Checkpoint(seq) = asked.begin {
+        log.begin_at(seq);
+    }
     let mut replay = Replay {
         asked,
         consumer: Consumer::with_disks(asked.disks.clone()),
         counts: Counts::default(),
         console,
     };
-    let file_bytes = history.reader().file_bytes()?;
     let mut is_until_reached = false;
-    while let Some(frame) = history.next_frame()? {
-        if replay.is_beyond(&frame)? {
+    while let Some(frame) = log.next_frame()? {
+        let Some(frame) = needed(frame, &log) else {
+            continue;
+        };
+        if replay.is_beyond(&frame, &log)? {
             is_until_reached = true;
             break;
         }
-        replay.take(&frame)?;
+        replay.take(&frame, &log)?;
         if let Some(machine) = replay.consumer.machine() {
             look(Position {
                 seq: machine.seq(),
                 guest_time: machine.guest_time(),
-                read_bytes: history.reader().valid_bytes(),
-                file_bytes,
+                read_bytes: log.valid_bytes(),
+                file_bytes: log.file_bytes(),
             });
         }
     }
-    check_snapshot(&asked.path, &history)?;
+    log.check_snapshot()?;
     let is_until_reached = is_until_reached || asked.until == replay.consumer.seq();
-    let tail = history.reader().tail();
-    replay.finish(is_until_reached, tail)
+    replay.finish(is_until_reached, &log)
+}
+
+/// What a replay needs of a frame: of the snapshot of a segment that goes on from the one before it, the digest.
+fn needed(frame: Frame, log: &Series) -> Option<Frame> {
+    match frame {
+        frame if !log.is_continued() => Some(frame),
+        Frame::SnapshotStart(_) | Frame::SnapshotPages(_) | Frame::DiskRange(_) => None,
+        Frame::SnapshotEnd(digest) => Some(Frame::Digest(digest)),
+        frame => Some(frame),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -103,45 +127,41 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     /// Whether a frame comes after all that was asked for.
-    fn is_beyond(&self, frame: &Frame) -> Result<bool, CtlError> {
+    fn is_beyond(&self, frame: &Frame, log: &Series) -> Result<bool, CtlError> {
         let Some(until) = self.asked.until else {
             return Ok(false);
         };
         match frame {
             Frame::Record(record) => Ok(record.seq > until),
-            Frame::SnapshotStart(start) if start.seq > until => {
-                Err(self.begins_late(start.seq, "--until", until))
+            Frame::SnapshotEnd(digest) if digest.seq > until => {
+                Err(begins_late(log, digest.seq, "--until", until))
             }
             _ => Ok(false),
         }
     }
 
-    fn begins_late(&self, first: CommitSeq, option: &str, seq: CommitSeq) -> CtlError {
-        let path = self.asked.path.display();
-        CtlError::Usage(format!(
-            "log file {path} begins at commit {first}, after {option} {seq}: ask for a later one"
-        ))
-    }
-
-    fn take(&mut self, frame: &Frame) -> Result<(), CtlError> {
+    fn take(&mut self, frame: &Frame, log: &Series) -> Result<(), CtlError> {
         let outputs = self.consumer.frame(frame);
-        let outputs = outputs.map_err(|error| self.failure(&error, frame))?;
+        let outputs = outputs.map_err(|error| self.failure(&error, frame, log))?;
         match frame {
-            Frame::SnapshotStart(start) => {
+            Frame::SnapshotEnd(digest) => {
                 if let Some(&early) = self.asked.digests_at.first()
-                    && early < start.seq
+                    && early < digest.seq
                 {
-                    return Err(self.begins_late(start.seq, "--digest-at", early));
+                    return Err(begins_late(log, digest.seq, "--digest-at", early));
                 }
-                self.counts.from = start.seq;
+                self.counts.from = digest.seq;
+                self.note_digest(digest.seq);
             }
-            Frame::SnapshotEnd(digest) => self.note_digest(digest.seq),
             Frame::Record(record) => {
                 self.emit(outputs)?;
                 self.count(record);
                 self.note_digest(record.seq);
             }
-            Frame::SnapshotPages(_) | Frame::DiskRange(_) | Frame::Digest(_) => {}
+            Frame::SnapshotStart(_)
+            | Frame::SnapshotPages(_)
+            | Frame::DiskRange(_)
+            | Frame::Digest(_) => {}
         }
         Ok(())
     }
@@ -175,16 +195,15 @@ impl Replay<'_> {
         }
     }
 
-    fn finish(self, is_until_reached: bool, tail: Option<Tail>) -> Result<Followed, CtlError> {
-        let path = &self.asked.path;
+    fn finish(self, is_until_reached: bool, log: &Series) -> Result<Followed, CtlError> {
         self.console
             .flush()
             .map_err(|error| write_failure(&error))?;
         let digests_compared = self.consumer.digests_compared();
         let Some(mut machine) = self.consumer.into_machine() else {
-            return Err(CtlError::NoSnapshot(path.clone()));
+            return Err(CtlError::NoSnapshot(log.path().to_owned()));
         };
-        check_reached(self.asked, &machine)?;
+        check_reached(self.asked, log, &machine)?;
         let Counts {
             from,
             digests,
@@ -205,18 +224,18 @@ impl Replay<'_> {
             inputs,
             console_bytes,
             frames_sent,
-            tail,
+            tail: log.tail(),
         })
     }
 
     /// Why a frame cannot be followed, and what to do.
-    fn failure(&self, error: &ConsumeError, frame: &Frame) -> CtlError {
-        let path = self.asked.path.display();
+    fn failure(&self, error: &ConsumeError, frame: &Frame, log: &Series) -> CtlError {
+        let path = log.current_path().display();
         let code = match error {
             _ if error.is_divergence() => ExitCode::Diverged,
             ConsumeError::Snapshot(SnapshotError::Memory(_)) => ExitCode::Kvm,
             ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
-                let message = disks_text(&self.asked.path, expected, found);
+                let message = disks_text(log.current_path(), expected, found);
                 return CtlError::Replay(Failure::text(ExitCode::Input, message));
             }
             ConsumeError::NoSuchDisk { .. } | ConsumeError::Disk { .. } => ExitCode::Input,
@@ -240,8 +259,15 @@ impl Replay<'_> {
     }
 }
 
+fn begins_late(log: &Series, first: CommitSeq, option: &str, seq: CommitSeq) -> CtlError {
+    let path = log.current_path().display();
+    CtlError::Usage(format!(
+        "log file {path} begins at commit {first}, after {option} {seq}: ask for a later one"
+    ))
+}
+
 /// That all that was asked for has come. A guest that ended before `--until` has come to its end all the same.
-fn check_reached(asked: &Asked, machine: &Machine) -> Result<(), CtlError> {
+fn check_reached(asked: &Asked, log: &Series, machine: &Machine) -> Result<(), CtlError> {
     let is_missing = |seq: &CommitSeq| *seq > machine.seq();
     let until = asked.until.filter(|_| machine.ended().is_none());
     let latest = asked.digests_at.last().copied();
@@ -251,8 +277,8 @@ fn check_reached(asked: &Asked, machine: &Machine) -> Result<(), CtlError> {
         (None, None) => return Ok(()),
     };
     let message = format!(
-        "log file {} ends at commit {}, before {option} {seq}",
-        asked.path.display(),
+        "log {} ends at commit {}, before {option} {seq}",
+        log.path().display(),
         machine.seq()
     );
     Err(CtlError::Replay(Failure::text(ExitCode::LogEnds, message)))

@@ -1,7 +1,13 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use samsara_commitlog::{Boundary, Commit, Exit, Frame, Record};
+use samsara_commitlog::{
+    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame,
+    Input, Record, Space, VcpuIndex,
+};
+use samsara_machine::bare::DEVICE_PAGE;
+use samsara_machine::machine::ChunkDigest;
 use serde_json::Value;
 
 use super::after_help;
@@ -145,6 +151,51 @@ fn what_comes_before_the_log_is_not_in_it() {
 }
 
 #[test]
+fn segments_are_replayed_from_any_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut made = Made::run();
+    made.write_segments(folder.path(), &[3, 5]);
+    let whole = format!("{:032x}", made.machine.digest().digest);
+    let path = folder.path();
+    // From the start, with the states of both later checkpoints compared.
+    assert_eq!(replay(path, &[]).unwrap(), (7, b"hi".to_vec()));
+    let (status, outcome) = json(path, &[]);
+    assert_eq!(
+        (status, &outcome["digest"]),
+        (7, &Value::from(whole.clone()))
+    );
+    assert_eq!(outcome["digests_compared"], 3);
+    for (words, from, seq) in [
+        (&["--from-checkpoint", "4"][..], 3, 7),
+        (&["--from-checkpoint", "5"], 5, 7),
+        (&["--until", "6"], 5, 6),
+        (&["--until", "6", "--digest-at", "4"], 3, 6),
+        (&["--until", "6", "--from-start"], 0, 6),
+        (&["--until", "4", "--from-checkpoint", "0"], 0, 4),
+    ] {
+        let outcome = json(path, words).1;
+        assert_eq!(
+            (&outcome["from_seq"], &outcome["seq"]),
+            (&from.into(), &seq.into()),
+            "{words:?}"
+        );
+        if seq == 7 {
+            assert_eq!(outcome["digest"], whole);
+        }
+    }
+    assert_eq!(
+        replay(path, &["--from-checkpoint", "5"]).unwrap(),
+        (7, Vec::new())
+    );
+    failed(
+        path,
+        &["--from-checkpoint", "5", "--until", "4"],
+        ExitCode::Usage,
+        &["begins at commit 5, after --until 4"],
+    );
+}
+
+#[test]
 fn a_state_that_differs_is_a_divergence_and_names_its_commit() {
     let folder = tempfile::tempdir().unwrap();
     let mut made = Made::run();
@@ -214,6 +265,105 @@ fn a_record_that_cannot_follow_is_damage() {
         ExitCode::LogFile,
         &["run.log", "another digest than its sender's"],
     );
+}
+
+/// Exits and inputs are not covered by the digests of chunks, so a log may claim any of them.
+#[test]
+fn whatever_a_log_claims_is_an_end_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = 1_u64;
+    let mut random = move |below: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut seen = BTreeMap::<u8, u32>::new();
+    for _ in 0..150 {
+        let mut made = Made::new();
+        for _ in 0..=random(6) {
+            let commit = claimed(&made, &mut random);
+            made.claim(commit);
+        }
+        let path = made.write(folder.path());
+        let code = match replay(&path, &[]) {
+            Ok((status, _)) => status,
+            Err(error) => error.exit_code().code(),
+        };
+        *seen.entry(code).or_default() += 1;
+    }
+    let wanted = [ExitCode::LogFile, ExitCode::GuestFault, ExitCode::LogEnds];
+    assert!(
+        wanted.iter().all(|code| seen.contains_key(&code.code())),
+        "{seen:?}"
+    );
+}
+
+/// A chunk that changes nothing and ends with some access, or some input.
+fn claimed(made: &Made, random: &mut impl FnMut(u64) -> u64) -> Commit {
+    let number = [
+        random(80),
+        u64::MAX - random(9),
+        0x50_0000 + random(1 << 24),
+    ][random(3) as usize];
+    let address = [
+        DEVICE_PAGE + random(80),
+        random(1 << 40),
+        u64::MAX - random(8),
+    ][random(3) as usize];
+    let bytes = vec![random(256) as u8; random(5000).min(4096) as usize];
+    let vcpu = VcpuIndex(random(2) as u8);
+    let (space, size) = (
+        [Space::Mmio, Space::Port][random(2) as usize],
+        random(8) as u8 + 1,
+    );
+    let exit = match random(8) {
+        0 => Exit::Halt,
+        1 => Exit::Window,
+        2 => Exit::Exception {
+            vector: random(32) as u8,
+            error_code: number,
+            rip: address,
+            cr2: number,
+        },
+        3 => Exit::Read {
+            space,
+            address,
+            size,
+            input: Some(number),
+        },
+        4 | 5 => Exit::Write {
+            space,
+            address,
+            size,
+            value: number,
+        },
+        6 => return Commit::Input(Input::Console(bytes.into())),
+        _ => {
+            let device = DeviceIndex(random(256) as u8);
+            return Commit::Input(match random(4) {
+                0 => Input::File {
+                    vcpu,
+                    bytes: bytes.into(),
+                },
+                1 => Input::OutputStep { vcpu },
+                2 => Input::Clock,
+                _ => Input::Device {
+                    device,
+                    bytes: bytes.into(),
+                },
+            });
+        }
+    };
+    let state = made.machine.vcpu(vcpu);
+    Commit::Chunk(Chunk {
+        vcpu,
+        started_after: CommitSeq::BOOT,
+        boundary: Boundary::Exit,
+        exit,
+        digest: ChunkDigest::new(&ByteRuns::default()).finish(state),
+        result: ChunkResult::Effects(Effects::default()),
+    })
 }
 
 #[test]
