@@ -133,10 +133,10 @@ impl Folder {
         self.checkpoint_every
     }
 
-    /// Whether a segment is so long that what is removed next would be too much at once.
-    pub(super) fn is_long(&self, bytes: u64) -> bool {
+    /// Whether a segment has so much in records that what is removed next would be too much at once.
+    pub(super) fn is_long(&self, record_bytes: u64) -> bool {
         let bound = self.bounds.bytes;
-        bound.is_some_and(|bound| bytes > bound / SEGMENTS_IN_BOUND)
+        bound.is_some_and(|bound| record_bytes > bound / SEGMENTS_IN_BOUND)
     }
 
     /// A segment is complete.

@@ -88,7 +88,10 @@ impl Handoff {
         }
         self.last.store(NEVER, Ordering::Release);
         match std::mem::take(&mut *next) {
-            Next::Ready(segment) => Some(segment),
+            Next::Ready(segment) => {
+                self.note_bytes(segment.log_bytes());
+                Some(segment)
+            }
             Next::Idle | Next::Promised | Next::Failed => None,
         }
     }
@@ -158,6 +161,7 @@ mod tests {
         handoff.ready(segment("next"));
         let next = writer.join().unwrap().unwrap();
         assert_eq!(next.path(), folder.path().join("next"));
+        assert_eq!(handoff.bytes(), next.log_bytes());
         assert!(handoff.next_for(CommitSeq(7)).is_none() && !handoff.is_pending());
 
         handoff.retire(next);

@@ -46,6 +46,7 @@ impl Keeper {
             recorder,
             stop: Arc::clone(&stop),
             last: Instant::now(),
+            checkpoint_bytes: 0,
         };
         let thread = std::thread::Builder::new()
             .name("checkpoints".into())
@@ -93,6 +94,7 @@ enum CheckpointError {
     Stopped,
 }
 
+/// Gone, even by a panic, it leaves nobody waiting for a segment.
 struct Work {
     folder: Folder,
     handoff: Arc<Handoff>,
@@ -100,6 +102,8 @@ struct Work {
     stop: Arc<Stop>,
     /// When the last checkpoint was complete, or given up.
     last: Instant,
+    /// What the newest segment has of its checkpoint; 0 of the first one, which the log's writer wrote.
+    checkpoint_bytes: u64,
 }
 
 impl Work {
@@ -123,9 +127,12 @@ impl Work {
 
     /// Whether it is time for a checkpoint, and the newest one is not of this very state.
     fn is_due(&self, recorder: &Recorder) -> bool {
+        if self.handoff.is_pending() {
+            return false;
+        }
         let is_time = self.last.elapsed() >= self.folder.checkpoint_every();
-        (is_time || self.folder.is_long(self.handoff.bytes()))
-            && !self.handoff.is_pending()
+        let record_bytes = self.handoff.bytes().saturating_sub(self.checkpoint_bytes);
+        (is_time || self.folder.is_long(record_bytes))
             && recorder.peek(Machine::seq) > self.folder.newest()
     }
 
@@ -142,6 +149,11 @@ impl Work {
         self.folder.trim(self.handoff.bytes());
     }
 
+    /// Nor may those be too many while a checkpoint is written, which takes as long as the guest's memory is large.
+    fn trim_beside(&mut self, checkpoint_bytes: u64) {
+        self.folder.trim(self.handoff.bytes() + checkpoint_bytes);
+    }
+
     /// Begins a segment with the machine as it is.
     fn checkpoint(&mut self, recorder: &Recorder) -> Result<(), CheckpointError> {
         let part = self.folder.part();
@@ -156,13 +168,18 @@ impl Work {
 
     fn write_checkpoint(&mut self, recorder: &Recorder) -> Result<(), CheckpointError> {
         let mut segment = LogWriter::create(self.folder.part())?;
-        let mut take = |frame: Frame, waiting| self.write_frame(&mut segment, &frame, waiting);
-        let mut at = |digest: StateDigest| self.handoff.promise(digest.seq);
+        let handoff = Arc::clone(&self.handoff);
+        let mut take = |frame: Frame, waiting| {
+            self.write_frame(&mut segment, &frame, waiting)?;
+            self.trim_beside(segment.log_bytes());
+            Ok::<_, CheckpointError>(())
+        };
+        let mut at = |digest: StateDigest| handoff.promise(digest.seq);
         let taken = recorder.snapshot(SnapshotBounds::default(), &mut take, &mut at)?;
         let digest = taken.ok_or(CheckpointError::Stopped)?;
         self.folder.add(&mut segment, digest.seq)?;
         tracing::debug!("checkpoint of the log at commit {}", digest.seq);
-        self.handoff.note_bytes(segment.log_bytes());
+        self.checkpoint_bytes = segment.log_bytes();
         self.handoff.ready(segment);
         Ok(())
     }
@@ -185,5 +202,11 @@ impl Work {
             return Err(CheckpointError::Stopped);
         }
         Ok(())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.handoff.fail();
     }
 }
