@@ -6,7 +6,7 @@ use std::sync::Arc;
 use samsara_commitlog::{CommitSeq, DiskRange, Frame, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::pc::virtio::Blocks;
-use samsara_machine::{ApplyError, Machine, Output};
+use samsara_machine::{Applied, ApplyError, Machine, Output};
 
 /// Why a frame cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -96,13 +96,18 @@ impl Consumer {
 
     /// Takes the next frame. Gives what the commit wants to emit.
     pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
-        let state = std::mem::replace(&mut self.state, State::Broken);
-        let (state, outputs) = self.step(state, frame)?;
-        self.state = state;
-        Ok(outputs)
+        self.apply(frame).map(|applied| applied.outputs)
     }
 
-    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Vec<Output>), ConsumeError> {
+    /// Takes the next frame. Gives all that the commit did.
+    pub fn apply(&mut self, frame: &Frame) -> Result<Applied, ConsumeError> {
+        let state = std::mem::replace(&mut self.state, State::Broken);
+        let (state, applied) = self.step(state, frame)?;
+        self.state = state;
+        Ok(applied)
+    }
+
+    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Applied), ConsumeError> {
         let state = match (state, frame) {
             (State::Empty, Frame::SnapshotStart(start)) => {
                 State::Loading(SnapshotLoader::new(start.clone())?)
@@ -124,7 +129,7 @@ impl Consumer {
             }
             (State::Following(mut machine), Frame::Record(record)) => {
                 let applied = machine.apply(record, Source::Record)?;
-                return Ok((State::Following(machine), applied.outputs));
+                return Ok((State::Following(machine), applied));
             }
             (State::Following(mut machine), Frame::Digest(expected)) => {
                 let found = machine.digest();
@@ -142,7 +147,7 @@ impl Consumer {
                 return Err(ConsumeError::Unexpected { found, after });
             }
         };
-        Ok((state, Vec::new()))
+        Ok((state, Applied::default()))
     }
 
     fn write_disk(&self, range: &DiskRange) -> Result<(), ConsumeError> {
@@ -183,6 +188,14 @@ impl Consumer {
         }
     }
 
+    /// The machine, for whoever takes it to another state of its history: what is followed next follows that.
+    pub fn machine_mut(&mut self) -> Option<&mut Machine> {
+        match &mut self.state {
+            State::Following(machine) => Some(machine),
+            _ => None,
+        }
+    }
+
     /// The machine, to carry on from.
     pub fn into_machine(self) -> Option<Machine> {
         match self.state {
@@ -193,10 +206,7 @@ impl Consumer {
 
     /// Digest of the machine's whole state as it is, once its snapshot is complete.
     pub fn digest(&mut self) -> Option<StateDigest> {
-        match &mut self.state {
-            State::Following(machine) => Some(machine.digest()),
-            _ => None,
-        }
+        self.machine_mut().map(Machine::digest)
     }
 
     /// The last commit applied.

@@ -139,17 +139,16 @@ impl Machine {
         }
         applied.written.sort_unstable();
         applied.written.dedup();
-        applied
-            .written
-            .iter()
-            .for_each(|&page| self.digest.mark(page));
-        if let Some(tracked) = &mut self.tracked {
-            applied
-                .written
-                .iter()
-                .for_each(|&page| tracked.insert(page));
-        }
+        self.note_written(&applied.written);
         Ok(applied)
+    }
+
+    /// These pages have changed.
+    pub(super) fn note_written(&mut self, pages: &[PageIndex]) {
+        pages.iter().for_each(|&page| self.digest.mark(page));
+        if let Some(tracked) = &mut self.tracked {
+            pages.iter().for_each(|&page| tracked.insert(page));
+        }
     }
 
     /// Has the devices act on an exit of a vCPU that is not recorded.

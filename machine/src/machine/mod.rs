@@ -5,6 +5,8 @@
 mod apply;
 mod devices;
 mod digest;
+mod paging;
+mod rewind;
 mod snapshot;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::vcpu::VcpuState;
 pub use apply::{Applied, ApplyError, Source};
 pub use devices::{Devices, Platform};
 pub use digest::ChunkDigest;
+pub use rewind::{Change, Shadow};
 pub use snapshot::{SnapshotError, SnapshotLoader, Zeros, page_runs};
 
 /// What a commit wants to leave the host: held until the commit is acknowledged.
