@@ -15,6 +15,7 @@ use samsara_commitlog::Tail;
 use super::CtlError;
 pub(super) use series::Series;
 use show::Range;
+pub(super) use show::record_line;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LogCommand {

@@ -1,6 +1,7 @@
 //! `samsaractl replay`: a log, followed to its end by the same `apply` that made it.
 
 mod follow;
+mod gdb;
 mod overlay;
 mod progress;
 
@@ -51,6 +52,11 @@ pub(super) struct ReplayArguments {
     /// Print what was found as JSON.
     #[arg(long)]
     json: bool,
+    /// Serves gdb on this port of 127.0.0.1 (0: any): registers and memory of every vCPU at a commit, forward and backward
+    /// from commit to commit, to watchpoints and breakpoints. Begins where the replay would, or after --until. In gdb: target
+    /// remote 127.0.0.1:PORT, then monitor help.
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["digest_at", "console", "json"])]
+    gdb: Option<u16>,
 }
 
 /// What `samsaractl replay --help` ends with.
@@ -81,7 +87,9 @@ Examples:
     samsaractl replay run.log
     samsaractl replay run.log --until 1000 --digest-at 500 --digest-at 1000 --json
     samsarad --role standalone --set vm.program=hello.elf --record directory/ --set log.keep_minutes=10
-    samsaractl replay directory/ --from-checkpoint 5000"
+    samsaractl replay directory/ --from-checkpoint 5000
+    samsaractl replay run.log --gdb 1234 &
+    gdb hello.elf -ex 'target remote 127.0.0.1:1234' -ex 'monitor help'"
     )
 }
 
@@ -123,6 +131,9 @@ struct Digest {
 impl ReplayArguments {
     /// Gives the status to exit with.
     pub(super) fn run(self, out: &mut dyn Write) -> Result<u8, CtlError> {
+        if let Some(port) = self.gdb {
+            return self.serve_gdb(port);
+        }
         let asked = self.asked()?;
         let mut console = self.open_console()?;
         let started = std::time::Instant::now();
@@ -175,6 +186,18 @@ impl ReplayArguments {
             Some(self.digest_at.iter().copied().fold(until, u64::min))
         });
         asked.map_or(Begin::First, |seq| Begin::Checkpoint(CommitSeq(seq)))
+    }
+
+    fn serve_gdb(self, port: u16) -> Result<u8, CtlError> {
+        let source = gdb::Source {
+            begin: self.begin(),
+            path: self.file,
+            disks: self.disks,
+            kept_bytes: gdb::KEPT_BYTES,
+        };
+        let told = |line: &str| eprintln!("samsaractl: {line}");
+        gdb::serve(source, self.until.map(CommitSeq), port, told)?;
+        Ok(0)
     }
 
     /// The console if it is not standard output.

@@ -145,9 +145,11 @@ impl Machine {
 
     /// These pages have changed.
     pub(super) fn note_written(&mut self, pages: &[PageIndex]) {
-        pages.iter().for_each(|&page| self.digest.mark(page));
-        if let Some(tracked) = &mut self.tracked {
-            pages.iter().for_each(|&page| tracked.insert(page));
+        for &page in pages {
+            self.digest.mark(page);
+            if let Some(tracked) = &mut self.tracked {
+                tracked.insert(page);
+            }
         }
     }
 

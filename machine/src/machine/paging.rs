@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn four_levels_with_pages_of_every_size() {
+        const BASE: u64 = 0xffff_ff80_0000_0000;
         // The upper bits of CR3 and of entries are no address.
         let entries = [
             (0x1000 + 8 * 0x1ff, (1 << 63) | 0x2067),
@@ -177,7 +178,6 @@ mod tests {
             (0x4000 + 8 * 6, 0x9_9000),
         ];
         let at = |address| walk(LONG, 0x1018, &entries, address);
-        const BASE: u64 = 0xffff_ff80_0000_0000;
         assert_eq!(at(BASE + 0x5123), Some(0x9_9123));
         assert_eq!(at(BASE + 0x6123), None);
         assert_eq!(at(BASE + 0x20_1234), Some(0x60_1234));

@@ -56,6 +56,12 @@ impl Series {
         self.segment_count = self.segments.len();
     }
 
+    /// The commit that the first of several segments begins after. Before anything is read.
+    pub(in crate::ctl) fn begins_after(&self) -> Option<CommitSeq> {
+        let (first, _) = self.segments.front()?;
+        (self.segment_count > 1).then_some(*first)
+    }
+
     /// The next frame; `None` at the end of the last segment.
     pub(in crate::ctl) fn next_frame(&mut self) -> Result<Option<Frame>, CtlError> {
         loop {

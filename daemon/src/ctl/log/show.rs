@@ -114,7 +114,7 @@ struct Cells {
 }
 
 impl Cells {
-    fn print(&self, out: &mut dyn Write) -> Result<(), CtlError> {
+    fn text(&self) -> String {
         let text = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
         let time = self.time.map_or(String::new(), |time| {
             format!("{}.{:09}", time.0 / 1_000_000_000, time.0 % 1_000_000_000)
@@ -133,7 +133,7 @@ impl Cells {
             text(vcpu),
             one_line(&self.what)
         );
-        Ok(writeln!(out, "{}", line.trim_end())?)
+        format!("{}\n", line.trim_end())
     }
 }
 
@@ -149,7 +149,7 @@ impl Line {
         if is_json {
             return Ok(writeln!(out, "{}", self.json())?);
         }
-        self.cells().print(out)
+        Ok(out.write_all(self.cells().text().as_bytes())?)
     }
 
     fn cells(&self) -> Cells {
@@ -198,6 +198,11 @@ impl Line {
             }),
         }
     }
+}
+
+/// A record's line under the headings of its columns, for people.
+pub(in crate::ctl) fn record_line(record: &Record) -> String {
+    format!("{HEADINGS}{}", record_cells(record).text())
 }
 
 fn record_cells(record: &Record) -> Cells {

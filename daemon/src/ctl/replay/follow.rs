@@ -99,7 +99,7 @@ pub(super) fn follow(
 }
 
 /// What a replay needs of a frame: of the snapshot of a segment that goes on from the one before it, the digest.
-fn needed(frame: Frame, log: &Series) -> Option<Frame> {
+pub(super) fn needed(frame: Frame, log: &Series) -> Option<Frame> {
     match frame {
         frame if !log.is_continued() => Some(frame),
         Frame::SnapshotStart(_) | Frame::SnapshotPages(_) | Frame::DiskRange(_) => None,
@@ -142,7 +142,8 @@ impl Replay<'_> {
 
     fn take(&mut self, frame: &Frame, log: &Series) -> Result<(), CtlError> {
         let outputs = self.consumer.frame(frame);
-        let outputs = outputs.map_err(|error| self.failure(&error, frame, log))?;
+        let has_disks = !self.asked.disks.is_empty();
+        let outputs = outputs.map_err(|error| failure(&error, frame, log, has_disks))?;
         match frame {
             Frame::SnapshotEnd(digest) => {
                 if let Some(&early) = self.asked.digests_at.first()
@@ -227,36 +228,41 @@ impl Replay<'_> {
             tail: log.tail(),
         })
     }
+}
 
-    /// Why a frame cannot be followed, and what to do.
-    fn failure(&self, error: &ConsumeError, frame: &Frame, log: &Series) -> CtlError {
-        let path = log.current_path().display();
-        let code = match error {
-            _ if error.is_divergence() => ExitCode::Diverged,
-            ConsumeError::Snapshot(SnapshotError::Memory(_)) => ExitCode::Kvm,
-            ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
-                let message = disks_text(log.current_path(), expected, found);
-                return CtlError::Replay(Failure::text(ExitCode::Input, message));
-            }
-            ConsumeError::NoSuchDisk { .. } | ConsumeError::Disk { .. } => ExitCode::Input,
-            _ => ExitCode::LogFile,
-        };
-        let why = Failure::new(code, error).message;
-        let at = frame
-            .record()
-            .map_or(String::new(), |record| format!(" at commit {}", record.seq));
-        let message = if code == ExitCode::Diverged {
-            let images = if self.asked.disks.is_empty() {
-                ""
-            } else {
-                " (are the images those of the moment at which the log begins?)"
-            };
-            format!("log file {path} does not lead to the states that it has{images}: {why}")
+/// Why a frame cannot be followed, and what to do.
+pub(super) fn failure(
+    error: &ConsumeError,
+    frame: &Frame,
+    log: &Series,
+    has_disks: bool,
+) -> CtlError {
+    let path = log.current_path().display();
+    let code = match error {
+        _ if error.is_divergence() => ExitCode::Diverged,
+        ConsumeError::Snapshot(SnapshotError::Memory(_)) => ExitCode::Kvm,
+        ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
+            let message = disks_text(log.current_path(), expected, found);
+            return CtlError::Replay(Failure::text(ExitCode::Input, message));
+        }
+        ConsumeError::NoSuchDisk { .. } | ConsumeError::Disk { .. } => ExitCode::Input,
+        _ => ExitCode::LogFile,
+    };
+    let why = Failure::new(code, error).message;
+    let at = frame
+        .record()
+        .map_or(String::new(), |record| format!(" at commit {}", record.seq));
+    let message = if code == ExitCode::Diverged {
+        let images = if has_disks {
+            " (are the images those of the moment at which the log begins?)"
         } else {
-            format!("log file {path} cannot be followed{at}: {why}")
+            ""
         };
-        CtlError::Replay(Failure::text(code, message))
-    }
+        format!("log file {path} does not lead to the states that it has{images}: {why}")
+    } else {
+        format!("log file {path} cannot be followed{at}: {why}")
+    };
+    CtlError::Replay(Failure::text(code, message))
 }
 
 fn begins_late(log: &Series, first: CommitSeq, option: &str, seq: CommitSeq) -> CtlError {
