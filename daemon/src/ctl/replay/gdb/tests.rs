@@ -1,6 +1,6 @@
 //! Real gdb, over the log of vCPUs that are made up.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
@@ -213,4 +213,56 @@ fn gdb_asks_the_monitor() {
             "Cannot access memory",
         ],
     );
+}
+
+/// Whoever connects may send anything: the replay ends, with an error or without.
+#[test]
+fn what_is_not_gdb_ends_the_session() {
+    let packet = |body: &str| {
+        let sum = body.bytes().fold(0_u8, u8::wrapping_add);
+        format!("${body}#{sum:02x}").into_bytes()
+    };
+    let strange = [
+        Vec::new(),
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".to_vec(),
+        vec![0xff; 5000],
+        [packet("Hg0"), packet("Hc-1"), packet("bs")].concat(),
+        [packet("Hg63"), packet("g"), packet("Hg0"), packet("g")].concat(),
+        [packet("Hg1"), packet("m0,fffffff")].concat(),
+        [packet("Hg1"), packet("mfffffffffffffffe,4")].concat(),
+        packet("Z2,ffffffffffffffff,ffffffffffffffff"),
+        packet("Z2,500000,8"),
+        packet("G0011"),
+        [packet("vCont;s:999;c"), packet("vCont;c"), vec![3]].concat(),
+        [
+            packet("bc"),
+            vec![3],
+            packet("qRcmd,676f746f202d39"),
+            packet("k"),
+        ]
+        .concat(),
+    ];
+    for bytes in strange {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source {
+            path: long().write(folder.path()),
+            begin: Begin::First,
+            disks: Vec::new(),
+            kept_bytes: 8 << 10,
+        };
+        let (told, lines) = mpsc::channel();
+        let server = std::thread::spawn(move || {
+            serve(source, None, 0, |line: &str| {
+                told.send(line.to_owned()).unwrap();
+            })
+        });
+        let line = lines.recv().unwrap();
+        let address = line.rsplit(' ').next().unwrap().trim_end_matches(')');
+        let mut connection = TcpStream::connect(address).unwrap();
+        // It may have hung up already.
+        let _ = connection.write_all(&bytes);
+        drop(connection);
+        // No panic.
+        let _ = server.join().unwrap();
+    }
 }
