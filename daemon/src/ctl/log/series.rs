@@ -62,6 +62,12 @@ impl Series {
         (self.segment_count > 1).then_some(*first)
     }
 
+    /// What the last segment begins after that has the state after this commit, by its name. Before anything is read.
+    pub(in crate::ctl) fn checkpoint_before(&self, seq: CommitSeq) -> Option<CommitSeq> {
+        let seqs = self.segments.iter().map(|(first, _)| *first);
+        seqs.take_while(|first| *first <= seq).last()
+    }
+
     /// The next frame; `None` at the end of the last segment.
     pub(in crate::ctl) fn next_frame(&mut self) -> Result<Option<Frame>, CtlError> {
         loop {

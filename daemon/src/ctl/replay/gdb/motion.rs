@@ -97,8 +97,9 @@ impl Pass {
     fn advance(&mut self, timeline: &mut Timeline, stops: &Stops) -> Result<(), CtlError> {
         let rips: Vec<_> = timeline.rips().collect();
         if !timeline.forward()? {
-            // Not even as far as before: what there is now ends here.
-            self.until = timeline.seq();
+            // There is a gap, or damage, before the checkpoint from which the way back has come.
+            timeline.give_up_before(self.until)?;
+            (self.from, self.last) = (timeline.first(), None);
             return Ok(());
         }
         if let Some(step) = timeline.step() {
@@ -119,11 +120,13 @@ fn step_back(timeline: &mut Timeline) -> Result<Stop, CtlError> {
     }
     let before = CommitSeq(timeline.seq().0 - 1);
     timeline.goto(before)?;
-    Ok(if timeline.seq() == before {
-        Stop::Stepped
-    } else {
-        Stop::Begin
-    })
+    if timeline.seq() == before {
+        return Ok(Stop::Stepped);
+    }
+    if timeline.seq() < before {
+        timeline.give_up_before(before.next())?;
+    }
+    Ok(Stop::Begin)
 }
 
 fn forward_reason(timeline: &Timeline, stops: &Stops) -> Option<Stop> {

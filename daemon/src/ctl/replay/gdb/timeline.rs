@@ -164,10 +164,10 @@ impl Timeline {
             self.done += 1;
             return Ok(true);
         }
-        if self.end.as_ref().is_some_and(|end| end.seq <= self.seq()) {
+        let last = self.seq();
+        if self.end.as_ref().is_some_and(|end| end.seq == last) {
             return Ok(false);
         }
-        let last = self.seq();
         match self.replay.next() {
             Ok(Some(step)) => {
                 self.keep(step);
@@ -217,18 +217,36 @@ impl Timeline {
         Ok(())
     }
 
-    /// Goes to the state after a commit, or as near as there is one.
+    /// Goes to the state after a commit, or as near as there is one on the way.
     pub(super) fn goto(&mut self, seq: CommitSeq) -> Result<(), CtlError> {
         let seq = seq.max(self.first);
         let oldest = self.steps.front();
         if oldest.is_some_and(|step| step.record.seq <= seq.next()) {
             while self.seq() > seq && self.back()? {}
         }
-        if self.seq() > seq {
+        if self.seq() > seq || self.has_checkpoint_on_the_way(seq)? {
             self.begin_before(seq)?;
         }
         while self.seq() < seq && self.forward()? {}
         Ok(())
+    }
+
+    /// Goes back to a checkpoint, as what is before it cannot be followed to there.
+    pub(super) fn give_up_before(&mut self, seq: CommitSeq) -> Result<(), CtlError> {
+        self.begin_before(seq)?;
+        self.first = self.seq();
+        self.end = None;
+        Ok(())
+    }
+
+    /// Whether a commit ahead is reached sooner by beginning anew.
+    fn has_checkpoint_on_the_way(&self, seq: CommitSeq) -> Result<bool, CtlError> {
+        let kept = self.steps.back().map_or(self.seq(), |step| step.record.seq);
+        if seq <= kept || !self.source.disks.is_empty() {
+            return Ok(false);
+        }
+        let nearest = Series::open(&self.source.path)?.checkpoint_before(seq);
+        Ok(nearest.is_some_and(|nearest| nearest > kept))
     }
 
     fn keep(&mut self, step: Step) {

@@ -232,3 +232,39 @@ fn damage_is_the_end() {
         assert_at(&mut timeline, &digests, 30);
     }
 }
+
+/// The way back ends at a gap, and the way forth from there is as it was; what is before the gap can be gone to.
+#[test]
+fn a_gap_is_not_gone_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut made = long();
+    made.write_segments(folder.path(), &[20, 40]);
+    let digests = digests(&mut made);
+    let middle = folder
+        .path()
+        .join("run-0000000009/00000000000000000020.log");
+    std::fs::remove_file(&middle).unwrap();
+    let stops = Stops::default();
+    for kept_bytes in KEPT {
+        for (back, at) in [(Motion::Backward, 45), (Motion::StepBack, 40)] {
+            let source = Source {
+                begin: Begin::Checkpoint(CommitSeq(45)),
+                ..source(folder.path(), kept_bytes)
+            };
+            let mut timeline = Timeline::open(source).unwrap();
+            timeline.goto(CommitSeq(at)).unwrap();
+            assert_eq!(run(back, &mut timeline, &stops), Stop::Begin);
+            assert_at(&mut timeline, &digests, 40);
+            assert_eq!(run(Motion::Forward, &mut timeline, &stops), Stop::End);
+            assert_at(&mut timeline, &digests, COMMITS);
+        }
+        let mut timeline = open(folder.path(), kept_bytes);
+        assert_eq!(run(Motion::Forward, &mut timeline, &stops), Stop::End);
+        assert_at(&mut timeline, &digests, 20);
+        assert!(timeline.end().unwrap().1.contains("is missing"));
+        timeline.goto(CommitSeq(50)).unwrap();
+        assert_at(&mut timeline, &digests, 50);
+        timeline.goto(CommitSeq(10)).unwrap();
+        assert_at(&mut timeline, &digests, 10);
+    }
+}
