@@ -9,6 +9,7 @@
 mod binaries;
 mod capture;
 mod error;
+mod gdb;
 mod host;
 mod joint;
 pub mod linux;
@@ -30,6 +31,7 @@ pub mod wire;
 pub use binaries::{Binaries, DIRECTORY_VARIABLE};
 pub use capture::Capture;
 pub use error::HarnessError;
+pub use gdb::gdb_or_skip;
 pub use host::{Host, run_to_end, wait_file};
 pub use joint::Joint;
 pub use machine::{Machine, kvm, kvm_or_skip, kvm_shared_or_skip};

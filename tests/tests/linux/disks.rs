@@ -5,7 +5,7 @@ use std::path::Path;
 
 use samsara_testing::by_effort;
 use samsara_tests::linux::{LinuxMachine, answer, check_disk, disk_setting, make_disk};
-use samsara_tests::{Host, Pair, Site, run_to_end};
+use samsara_tests::{Host, Pair, Site, gdb_or_skip, run_to_end};
 use samsarad::exit::ExitCode;
 
 use crate::{BOUND, MODES, console, in_mode, turn_or_skip};
@@ -131,6 +131,9 @@ fn a_log_is_replayed_with_a_copy_of_the_disk() {
         "the guest wrote nothing"
     );
 
+    if gdb_or_skip("a_log_is_replayed_with_a_copy_of_the_disk") {
+        assert_undone(&site, &log, &disk, &digest);
+    }
     let without = replay(&[]);
     assert_eq!(without.code, Some(ExitCode::Input.code().into()));
     assert!(
@@ -149,6 +152,30 @@ fn a_log_is_replayed_with_a_copy_of_the_disk() {
         diverged.stderr.contains("are the images those"),
         "{}",
         diverged.stderr
+    );
+}
+
+/// What the guest wrote to its disk is undone with all else, and done again.
+fn assert_undone(site: &Site, log: &Path, disk: &[&str], digest: &str) {
+    let script = "continue
+monitor digest
+reverse-continue
+printf \"first %lu\\n\", $commit
+continue
+monitor digest
+x/i $rip
+";
+    let ran = site.gdb(log, disk, Path::new("/dev/null"), script).unwrap();
+    let digests = ran.stderr.matches(digest).count();
+    assert_eq!(digests, 2, "{}", ran.stderr);
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(said.contains("first 0\n"), "{said}");
+    // The kernel's own addresses, through its page tables.
+    assert!(said.contains("=> 0xffffffff"), "{said}");
+    assert!(
+        !ran.stderr.contains("Cannot access memory"),
+        "{}",
+        ran.stderr
     );
 }
 

@@ -1,66 +1,9 @@
 //! Real gdb over the replay of a real run.
 
-use std::process::{Child, Command, Stdio};
-
 use samsara_commitlog::{ChunkResult, Effects, Frame, LogHistory};
-use samsara_tests::{Capture, Ran, kvm_shared_or_skip};
+use samsara_tests::{Ran, gdb_or_skip, kvm_shared_or_skip};
 
-use crate::BOUND;
 use crate::recorded::{Recorded, recorded};
-
-/// samsaractl that waits for gdb.
-struct Server {
-    child: Child,
-    said: Capture,
-    /// gdb's command to connect.
-    connect: String,
-}
-
-impl Server {
-    fn start(run: &Recorded, words: &[&str]) -> Self {
-        let mut command = Command::new(&run.site.binaries().samsaractl);
-        command
-            .args(["replay", run.log_name(), "--gdb", "0"])
-            .args(words);
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let said = Capture::start(child.stderr.take().unwrap());
-        let connect = said.wait(BOUND, |bytes| {
-            let text = String::from_utf8_lossy(bytes);
-            let (_, rest) = text.split_once("(in gdb: ")?;
-            Some(rest.split_once(')')?.0.to_owned())
-        });
-        Self {
-            connect: connect.expect("samsaractl says how to connect"),
-            child,
-            said,
-        }
-    }
-
-    /// Runs gdb with a script after it has connected. samsaractl ends with it.
-    fn gdb(mut self, run: &Recorded, program: &str, script: &str) -> Ran {
-        let script = format!("{}\n{script}", self.connect);
-        let script = run.site.write("script.gdb", script.as_bytes()).unwrap();
-        let mut gdb = Command::new("gdb");
-        gdb.args(["-nx", "-batch", "-x"]).arg(script);
-        gdb.arg(run.site.path(program));
-        let ran = Ran::run(&mut gdb, BOUND).unwrap();
-        self.said.finish();
-        let code = self.child.wait().unwrap().code();
-        let said = String::from_utf8_lossy(&self.said.bytes()).into_owned();
-        assert_eq!(code, Some(0), "{said}\n{ran:?}");
-        println!("{}{}", String::from_utf8_lossy(&ran.stdout), ran.stderr);
-        ran
-    }
-}
-
-fn has_gdb(test: &str) -> bool {
-    let has = Command::new("gdb").arg("--version").output().is_ok();
-    if !has {
-        println!("skipped: {test}: there is no gdb here");
-    }
-    has
-}
 
 /// A commit that changed a word: its number, the value since, the vCPU.
 type Changed = (u64, u64, u64);
@@ -119,7 +62,7 @@ fn gdb_steps_back_over_a_commit_and_sees_the_old_value() {
     let Some(_machine) = kvm_shared_or_skip(TEST) else {
         return;
     };
-    if !has_gdb(TEST) {
+    if !gdb_or_skip(TEST) {
         return;
     }
     let run = recorded(
@@ -152,7 +95,8 @@ printf \"again %lu %lu\\n\", $commit, *(long*)&shared
 monitor translate 0x200000
 "
     );
-    let ran = Server::start(&run, &[]).gdb(&run, "counter.elf", &script);
+    let program = run.site.path("counter.elf");
+    let ran = run.site.gdb(&run.log, &[], &program, &script).unwrap();
     let address = numbers(&ran, "word ")[0][0];
     let changes = changes(&run, address);
     assert!(changes.len() > HITS, "{changes:?}");
@@ -194,7 +138,7 @@ fn gdb_goes_to_the_states_that_a_replay_comes_to() {
     let Some(_machine) = kvm_shared_or_skip(TEST) else {
         return;
     };
-    if !has_gdb(TEST) {
+    if !gdb_or_skip(TEST) {
         return;
     }
     let run = recorded("outputs", "n=400", &[]);
@@ -228,7 +172,8 @@ monitor status
 "
     );
     let words = ["--until", &one.to_string()];
-    let ran = Server::start(&run, &words).gdb(&run, "outputs.elf", &script);
+    let program = run.site.path("outputs.elf");
+    let ran = run.site.gdb(&run.log, &words, &program, &script).unwrap();
     assert_eq!(numbers(&ran, "at "), [vec![one], vec![other], vec![one]]);
     for seq in [one, other] {
         let seq = seq.to_string();
