@@ -9,7 +9,7 @@ use common::{LIMITS, SHAPE, any_frame, chunk, disk_range, history, record, runs,
 use proptest::collection::vec;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    BODY_BYTES_MAX, ByteRunsBuilder, Chunk, ChunkResult, Commit, DecodeError, Effects, Exit, Fault,
+    BODY_BYTES_MAX, ByteRunsBuilder, Chunk, Commit, DecodeError, Effects, Exit, Fault,
     Frame, FrameReader, Input, Limits, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
 };
 
@@ -344,7 +344,7 @@ fn decoding_slices_the_frame_and_does_not_copy() {
     else {
         panic!("not a chunk");
     };
-    let ChunkResult::Effects(effects) = chunk.result;
+    let effects = chunk.effects;
     let inside = encoded.as_ptr_range();
     assert!(inside.contains(&effects.memory.encoded().as_ptr()));
     assert!(inside.contains(&effects.vcpu.encoded().as_ptr()));
@@ -380,8 +380,7 @@ fn chunk_of(effects: Effects) -> Frame {
     else {
         unreachable!("chunk makes chunks");
     };
-    let result = ChunkResult::Effects(effects);
-    record(seq.0, Commit::Chunk(Chunk { result, ..chunk }))
+    record(seq.0, Commit::Chunk(Chunk { effects, ..chunk }))
 }
 
 #[test]
@@ -417,7 +416,7 @@ fn records_are_small() {
             size,
             value: 65,
         },
-        result: ChunkResult::Effects(Effects::default()),
+        effects: Effects::default(),
         digest: 1,
     });
     assert!(record(1_000_000, commit).encoded_bytes() <= 48);

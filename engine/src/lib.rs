@@ -13,7 +13,9 @@ pub use native::NativeRun;
 pub use outside::{Item, Outside};
 #[doc(hidden)]
 pub use record::{Faults, Mistake};
-pub use record::{Isolation, Recorder, Settings, Taken};
+pub use record::{
+    Applied, Divergence, DivergenceCause, Fetch, Isolation, Recorder, Replayer, Rerun, Settings, Taken,
+};
 pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
 use samsara_machine::{ApplyError, kvm, memory};

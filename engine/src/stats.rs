@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::record::DivergenceCause;
+
 /// Counts of one vCPU.
 #[derive(Debug, Default)]
 pub struct LaneStats {
@@ -64,6 +66,8 @@ pub struct Stats {
     pub effect_bytes: AtomicU64,
     /// Whole-state digests taken.
     pub digests: AtomicU64,
+    /// Chunks that came out differently when they were run again, by cause.
+    divergences: [AtomicU64; DivergenceCause::ALL.len()],
     /// How long committed chunks ran.
     pub chunk: Durations,
     /// How long commits held the commit lock.
@@ -99,6 +103,11 @@ impl Stats {
             lanes,
             ..Self::default()
         }
+    }
+
+    /// Chunks that came out differently, by this cause.
+    pub fn divergences(&self, cause: DivergenceCause) -> &AtomicU64 {
+        &self.divergences[cause as usize]
     }
 
     /// All counts now.

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, DeviceIndex,
     DiskRange, Effects, Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart,
     Space, StateDigest, StreamHeader, VcpuIndex,
 };
@@ -54,7 +54,7 @@ pub(crate) fn chunk(seq: u64, exit: Exit) -> Frame {
             started_after: CommitSeq(seq - 1),
             boundary: Boundary::Exit,
             exit,
-            result: ChunkResult::Effects(effects),
+            effects,
             digest: 0xdead_beef_0000_0001,
         }),
     )
@@ -229,7 +229,7 @@ fn any_chunk(seq: u64) -> impl Strategy<Value = Chunk> {
                 started_after: CommitSeq(started_after),
                 boundary,
                 exit,
-                result: ChunkResult::Effects(effects),
+                effects,
                 digest,
             },
         )

@@ -17,6 +17,7 @@
 //! After publishing, and outside the lock, a committer looks into the other views itself and kicks
 //! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
 
+mod again;
 mod changes;
 mod chunk;
 mod committer;
@@ -27,7 +28,9 @@ mod held;
 mod job;
 mod lane;
 mod pacing;
+mod permits;
 mod recorder;
+mod replayer;
 mod rotation;
 mod seat;
 mod service;
@@ -39,4 +42,6 @@ mod worker;
 pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};
+pub use again::{Divergence, DivergenceCause};
 pub use recorder::{Recorder, Taken};
+pub use replayer::{Applied, Fetch, Replayer, Rerun};

@@ -63,14 +63,14 @@ impl Recorder {
             Isolation::Parallel => {
                 let cpus = indices.map(|index| {
                     let (view, vm) = new_view()?;
-                    Ok((view, vm.vcpu(host, index, privilege)?))
+                    Ok((view, vm.vcpu(host, index, privilege, settings.counter)?))
                 });
                 let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
                 Self::start_on(cpus, machine, outside, stats, settings)
             }
             Isolation::Serial => {
                 let (view, vm) = new_view()?;
-                let cpus = indices.map(|index| vm.vcpu(host, index, privilege));
+                let cpus = indices.map(|index| vm.vcpu(host, index, privilege, settings.counter));
                 let cpus = cpus.collect::<Result<Vec<_>, _>>()?;
                 Self::start_together(view, cpus, machine, outside, stats, settings)
             }

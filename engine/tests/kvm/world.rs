@@ -1,12 +1,13 @@
 //! Runs one guest program, and keeps all that it gives out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Frame, Shape};
+use samsara_commitlog::{Commit, CommitSeq, Frame, OrderChunk, Shape};
 use samsara_engine::{
     Consumer, EngineError, Faults, Isolation, Item, NativeRun, Outside, Recorder, Settings, Stats,
     StatsSnapshot,
@@ -87,6 +88,7 @@ pub(crate) struct World {
 struct Seen {
     console: Vec<u8>,
     frames: Vec<Frame>,
+    orders: BTreeMap<CommitSeq, OrderChunk>,
     ended: Option<Ended>,
     failure: Option<String>,
 }
@@ -96,8 +98,12 @@ impl Outside for World {
 
     fn committed(&self, _: CommitSeq, items: Vec<Item>, outputs: Vec<Output>) {
         let mut seen = self.seen.lock().unwrap();
-        seen.frames.extend(items.into_iter().map(|item| match item {
-            Item::Record(record) => Frame::Record(record),
+        let Seen { frames, orders, .. } = &mut *seen;
+        frames.extend(items.into_iter().map(|item| match item {
+            Item::Record(record, order) => {
+                orders.extend(order.map(|order| (record.seq, order)));
+                Frame::Record(record)
+            }
             Item::Digest(digest) => Frame::Digest(digest),
         }));
         for output in outputs {
@@ -172,6 +178,22 @@ impl World {
         std::mem::take(&mut self.seen.lock().unwrap().frames)
     }
 
+    /// The frames so far, with chunks in order form where they can be run again.
+    pub(crate) fn take_orders(&self) -> Vec<Frame> {
+        let orders = std::mem::take(&mut self.seen.lock().unwrap().orders);
+        let frames = self.take_frames().into_iter();
+        let ordered = frames.map(|frame| match frame {
+            Frame::Record(mut record) => {
+                if let Some(order) = orders.get(&record.seq) {
+                    record.commit = Commit::Order(*order);
+                }
+                Frame::Record(record)
+            }
+            frame => frame,
+        });
+        ordered.collect()
+    }
+
     fn answer(&self) -> Answer {
         let mut seen = self.seen.lock().unwrap();
         Answer {
@@ -223,6 +245,7 @@ pub(crate) fn settings(faults: Faults) -> Settings {
         paging: Paging::Second,
         tsc: TscControl::Movable,
         tsc_khz: None,
+        counter: None,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,

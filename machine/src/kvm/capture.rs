@@ -22,6 +22,7 @@
 
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry};
 use kvm_ioctls::SyncReg;
+use samsara_commitlog::TSC_STEP;
 
 use super::host::KvmError;
 use super::vcpu::Vcpu;
@@ -163,7 +164,8 @@ impl Vcpu {
     }
 
     /// Reads the TSC without a system call. Between two whole restores the guest's is the host's plus
-    /// a constant, which is rounded up here: time may jump ahead a little, never back.
+    /// a constant, which is rounded up here, and once more to what records have it in: time may jump ahead a
+    /// little, never back.
     fn capture_tsc(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
         if !self.msr_indices.contains(&TSC) {
             return Ok(());
@@ -172,7 +174,9 @@ impl Vcpu {
             Some(ahead) => ahead,
             None => *self.tsc_ahead.insert(self.ask_tsc_ahead()?),
         };
-        state.set_msr(TSC, host_tsc().wrapping_add(ahead));
+        let tsc = host_tsc().wrapping_add(ahead);
+        let tsc = tsc.checked_next_multiple_of(TSC_STEP).unwrap_or(tsc);
+        state.set_msr(TSC, tsc);
         Ok(())
     }
 
@@ -200,7 +204,9 @@ impl Vcpu {
 
     /// Restores a state.
     pub fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
-        if what == Restore::KeepTime && self.privilege == Privilege::User {
+        // What steps a guest is armed by requests only.
+        let through_page = self.privilege == Privilege::User && self.counter.is_none();
+        if what == Restore::KeepTime && through_page {
             return self.restore_user(state);
         }
         self.tsc_ahead = None;
