@@ -40,7 +40,8 @@ impl Record {
 
     /// Bytes of encoded effects in the record.
     pub fn effect_bytes(&self) -> usize {
-        self.chunk().map_or(0, |chunk| chunk.effects.encoded_bytes())
+        self.chunk()
+            .map_or(0, |chunk| chunk.effects.encoded_bytes())
     }
 }
 

@@ -9,8 +9,8 @@ use common::{LIMITS, SHAPE, any_frame, chunk, disk_range, history, record, runs,
 use proptest::collection::vec;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    BODY_BYTES_MAX, ByteRunsBuilder, Chunk, Commit, DecodeError, Effects, Exit, Fault,
-    Frame, FrameReader, Input, Limits, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
+    BODY_BYTES_MAX, ByteRunsBuilder, Chunk, Commit, DecodeError, Effects, Exit, Fault, Frame,
+    FrameReader, Input, Limits, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
 };
 
 /// The frames in `bytes` up to the end or the first error, pushed in pieces of `piece_bytes`.

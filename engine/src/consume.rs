@@ -126,7 +126,10 @@ impl Consumer {
     /// Takes the next frame. Gives what the commit wants to emit.
     pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
         let applied = self.frames(std::slice::from_ref(frame))?;
-        Ok(applied.into_iter().flat_map(|(_, outputs)| outputs).collect())
+        Ok(applied
+            .into_iter()
+            .flat_map(|(_, outputs)| outputs)
+            .collect())
     }
 
     /// Takes the next frames. Gives what the commits want to emit, in order. Chunks in order form among them

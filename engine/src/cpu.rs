@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Progress, VcpuIndex};
 use samsara_machine::kvm::{
-    CounterKind, Harvest, Host, KvmError, Paging, Privilege, RawExit, Restore, Vcpu, Vm,
+    Harvest, Host, KvmError, Paging, Privilege, RawExit, Restore, Stepper, Vcpu, Vm,
 };
 use samsara_machine::memory::PageIndex;
 use samsara_machine::vcpu::VcpuState;
@@ -77,10 +77,12 @@ impl ViewVm {
         host: &Host,
         index: VcpuIndex,
         privilege: Privilege,
-        counter: Option<CounterKind>,
+        stepper: Option<Stepper>,
     ) -> Result<ViewCpu, KvmError> {
         let mut vcpu = self.vm.vcpu(host, index, privilege)?;
-        vcpu.set_counter(counter)?;
+        if let Some(stepper) = stepper {
+            vcpu.set_stepper(stepper);
+        }
         Ok(ViewCpu {
             vcpu,
             vm: Arc::clone(self),

@@ -11,11 +11,12 @@ pub use consume::{ConsumeError, Consumer};
 pub use cpu::Cpu;
 pub use native::NativeRun;
 pub use outside::{Item, Outside};
+pub use record::{
+    Applied, Divergence, DivergenceCause, Fetch, Isolation, Recorder, Replayer, Rerun, Settings,
+    Taken,
+};
 #[doc(hidden)]
 pub use record::{Faults, Mistake};
-pub use record::{
-    Applied, Divergence, DivergenceCause, Fetch, Isolation, Recorder, Replayer, Rerun, Settings, Taken,
-};
 pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
 use samsara_machine::{ApplyError, kvm, memory};
@@ -49,6 +50,11 @@ pub enum EngineError {
         "{0} stopped at a broken invariant, a bug of samsarad: the text before this says which"
     )]
     Panicked(String),
+    /// Only bare guests can be stepped.
+    #[error(
+        "recording.counter = \"single-step\" counts a vm.program only; take it out of the configuration"
+    )]
+    NoCounter,
     /// A machine without vCPUs cannot run.
     #[error("a machine without vCPUs cannot run")]
     NoVcpus,

@@ -7,9 +7,8 @@ use super::{DecodeError, Fault, FrameKind};
 use crate::limits::{DEVICES_BYTES_MAX, Limits, VCPU_RUNS_BYTES_MAX, VCPU_STATE_BYTES_MAX};
 use crate::varint::take_varint;
 use crate::{
-    Boundary, ByteRuns, Chunk, Commit, CommitSeq, DeviceIndex, DiskRange, Effects,
-    Exit, Frame, Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space,
-    StateDigest, VcpuIndex,
+    Boundary, ByteRuns, Chunk, Commit, CommitSeq, DeviceIndex, DiskRange, Effects, Exit, Frame,
+    Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space, StateDigest, VcpuIndex,
 };
 
 /// Decodes a body whose checksum is right. `offset` is where it starts in the stream.
@@ -281,7 +280,11 @@ impl Body {
         })
     }
 
-    pub(super) fn out_of_range<T>(&self, field: &'static str, value: u64) -> Result<T, DecodeError> {
+    pub(super) fn out_of_range<T>(
+        &self,
+        field: &'static str,
+        value: u64,
+    ) -> Result<T, DecodeError> {
         self.fail(Fault::OutOfRange { field, value })
     }
 

@@ -21,8 +21,8 @@ use bytes::{BufMut, BytesMut};
 
 use crate::varint::varint;
 use crate::{
-    Boundary, Chunk, Commit, DiskRange, Exit, Frame, Input, Record, SnapshotStart,
-    Space, StateDigest,
+    Boundary, Chunk, Commit, DiskRange, Exit, Frame, Input, Record, SnapshotStart, Space,
+    StateDigest,
 };
 
 /// What a record's commit is.
@@ -141,7 +141,10 @@ fn record(record: &Record, out: &mut impl Sink) {
             );
             self::chunk(chunk, record.seq.0 - chunk.started_after.0, out);
         }
-        Commit::Order(_) => panic!("chunk {} is in order form, which has frames of its own", record.seq),
+        Commit::Order(_) => panic!(
+            "chunk {} is in order form, which has frames of its own",
+            record.seq
+        ),
         Commit::Input(Input::Console(bytes)) => {
             out.byte(tag::CONSOLE);
             out.bytes(bytes);

@@ -35,8 +35,8 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub(crate) use compact::is_chain;
 pub use compact::TSC_STEP;
+pub(crate) use compact::is_chain;
 pub use encoder::FrameEncoder;
 pub use error::{DecodeError, Fault};
 pub use reader::FrameReader;

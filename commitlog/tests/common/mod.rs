@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, DeviceIndex,
-    DiskRange, Effects, Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart,
-    Space, StateDigest, StreamHeader, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, DeviceIndex, DiskRange, Effects,
+    Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart, Space, StateDigest,
+    StreamHeader, VcpuIndex,
 };
 
 /// A machine with memory on both sides of the hole.

@@ -3,10 +3,10 @@
 use samsara_commitlog::{
     Boundary, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, OrderChunk, Progress, Record,
 };
-use samsara_machine::{Machine, Platform};
 use samsara_machine::bare::Seen;
 use samsara_machine::kvm::RawExit;
 use samsara_machine::memory::PageIndex;
+use samsara_machine::{Machine, Platform};
 
 use super::changes::Changes;
 use super::chunk::ChunkRunner;

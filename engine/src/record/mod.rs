@@ -39,9 +39,9 @@ mod turnstile;
 mod upkeep;
 mod worker;
 
+pub use again::{Divergence, DivergenceCause};
 pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};
-pub use again::{Divergence, DivergenceCause};
 pub use recorder::{Recorder, Taken};
 pub use replayer::{Applied, Fetch, Replayer, Rerun};

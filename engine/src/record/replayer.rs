@@ -16,6 +16,7 @@ use super::chunk::ChunkRunner;
 use super::committer::{Settings, Shared, Step};
 use super::lane::{Lane, LaneIndex};
 use super::permits::Permits;
+use super::recorder::stepper;
 use super::worker::seat;
 use crate::cpu::{Cpu, ViewVm};
 use crate::outside::{Item, Outside};
@@ -77,7 +78,8 @@ impl Replayer {
         let cpus = (0..machine.shape().vcpu_count).map(VcpuIndex).map(|index| {
             let view = Arc::new(View::new(machine.image())?);
             let vm = Arc::new(ViewVm::new(Vm::on_view(host, &view)?, paging));
-            Ok((view, vm.vcpu(host, index, privilege, counter)?))
+            let stepper = stepper(&machine, counter, index, &view)?;
+            Ok((view, vm.vcpu(host, index, privilege, stepper)?))
         });
         let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
         Self::start_on(cpus, machine, rerun)
@@ -232,12 +234,7 @@ struct Crew {
 }
 
 impl Crew {
-    fn run<C: Cpu>(
-        &self,
-        index: VcpuIndex,
-        cpu: C,
-        orders: &Receiver<(Record, OrderChunk)>,
-    ) {
+    fn run<C: Cpu>(&self, index: VcpuIndex, cpu: C, orders: &Receiver<(Record, OrderChunk)>) {
         let stop = StopAtEnd(&self.shared);
         match self.follow(index, cpu, orders) {
             Ok(()) => std::mem::forget(stop),
@@ -267,11 +264,7 @@ impl Crew {
         Ok(())
     }
 
-    fn apply_effects(
-        &self,
-        diverged: &Divergence,
-        order: &OrderChunk,
-    ) -> Result<(), ConsumeError> {
+    fn apply_effects(&self, diverged: &Divergence, order: &OrderChunk) -> Result<(), ConsumeError> {
         let Divergence { seq, cause, .. } = *diverged;
         count(self.shared.stats.divergences(cause), 1);
         let gone = || ConsumeError::Diverged(*diverged);

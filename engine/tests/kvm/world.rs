@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{Commit, CommitSeq, Frame, OrderChunk, Shape};
+use samsara_commitlog::{Commit, CommitSeq, Frame, OrderChunk, Record, Shape};
 use samsara_engine::{
     Consumer, EngineError, Faults, Isolation, Item, NativeRun, Outside, Recorder, Settings, Stats,
     StatsSnapshot,
@@ -178,23 +178,24 @@ impl World {
         std::mem::take(&mut self.seen.lock().unwrap().frames)
     }
 
-    /// The frames so far, with chunks in order form where they can be run again.
-    pub(crate) fn take_orders(&self) -> Vec<Frame> {
+    /// The frames so far: with chunks in order form where they can be run again, and as they are.
+    pub(crate) fn take_both(&self) -> (Vec<Frame>, Vec<Frame>) {
         let orders = std::mem::take(&mut self.seen.lock().unwrap().orders);
-        let frames = self.take_frames().into_iter();
-        let ordered = frames.map(|frame| match frame {
-            Frame::Record(mut record) => {
-                if let Some(order) = orders.get(&record.seq) {
-                    record.commit = Commit::Order(*order);
-                }
-                Frame::Record(record)
-            }
-            frame => frame,
+        let effects = self.take_frames();
+        let ordered = effects.iter().map(|frame| match frame {
+            Frame::Record(record) => Frame::Record(Record {
+                commit: match orders.get(&record.seq) {
+                    Some(order) => Commit::Order(*order),
+                    None => record.commit.clone(),
+                },
+                ..record.clone()
+            }),
+            frame => frame.clone(),
         });
-        ordered.collect()
+        (ordered.collect(), effects)
     }
 
-    fn answer(&self) -> Answer {
+    pub(crate) fn answer(&self) -> Answer {
         let mut seen = self.seen.lock().unwrap();
         Answer {
             console: std::mem::take(&mut seen.console),

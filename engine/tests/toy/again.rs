@@ -128,7 +128,10 @@ impl History {
             outputs.extend(applied.into_iter().flat_map(|(_, outputs)| outputs));
         }
         let counted = DivergenceCause::ALL.map(|cause| stats.divergences(cause));
-        let counted: u64 = counted.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let counted: u64 = counted
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum();
         assert_eq!(counted, fetch.asked.load(Ordering::Relaxed));
         replayer.look(|machine| check_machine(machine, &self.programs))?;
         replayer.into_machine().ok_or("no machine")?;
@@ -149,7 +152,10 @@ fn orders_alone_give_the_history() {
         let frames = history.frames(|_| true);
         let orders = frames.iter().filter_map(Frame::record);
         assert!(
-            orders.filter(|record| matches!(record.commit, Commit::Order(_))).count() > 10,
+            orders
+                .filter(|record| matches!(record.commit, Commit::Order(_)))
+                .count()
+                > 10,
             "hardly any chunk can be run again"
         );
         for (threads, piece) in [(1, 1), (2, 7), (4, usize::MAX), (16, 64)] {

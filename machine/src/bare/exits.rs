@@ -41,7 +41,7 @@ pub fn interpret(
     random: impl FnOnce() -> u64,
 ) -> Exit {
     match *raw {
-        RawExit::Cut | RawExit::RingFull | RawExit::Window | RawExit::Step => Exit::Cut,
+        RawExit::Cut | RawExit::RingFull | RawExit::Window => Exit::Cut,
         RawExit::Write {
             space: Space::Port,
             address,

@@ -204,8 +204,8 @@ impl Vcpu {
 
     /// Restores a state.
     pub fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
-        // What steps a guest is armed by requests only.
-        let through_page = self.privilege == Privilege::User && self.counter.is_none();
+        // A guest that is stepped has its registers changed by requests.
+        let through_page = self.privilege == Privilege::User && self.stepper.is_none();
         if what == Restore::KeepTime && through_page {
             return self.restore_user(state);
         }

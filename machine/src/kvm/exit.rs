@@ -29,8 +29,6 @@ pub enum RawExit {
     },
     /// The ring of written pages must be emptied before the vCPU can go on.
     RingFull,
-    /// One instruction of a guest that is stepped. Stays within [`super::Vcpu`].
-    Step,
     /// HLT with no interrupt controller in the kernel.
     Halt,
     /// The vCPU can take an interrupt, and [`super::Vcpu::want_window`] asked for that.

@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
 use super::capture::Privilege;
-use super::counter::CounterKind;
+use super::counter::Stepper;
 use super::dirty_ring::{DirtyRing, Harvest};
 use super::exit::RawExit;
 use super::host::{Host, KvmError};
@@ -49,7 +49,7 @@ pub struct Vcpu {
     /// So many runs have ended by themselves, one after the other.
     own_ends: u32,
     /// What counts its progress.
-    pub(super) counter: Option<CounterKind>,
+    pub(super) stepper: Option<Stepper>,
     /// Steps since the count began.
     pub(super) steps: u64,
 }
@@ -81,7 +81,7 @@ impl Vcpu {
             privilege,
             tsc_ahead: None,
             own_ends: 0,
-            counter: None,
+            stepper: None,
             steps: 0,
         };
         vcpu.request_sync_registers();
@@ -116,9 +116,9 @@ impl Vcpu {
         let slack = limit.unwrap_or_default() * self.lateness();
         let latest = deadline.map(|deadline| deadline + slack);
         let exit = loop {
-            let exit = match self.counter {
+            let exit = match self.stepper {
                 None => self.run_until(latest)?,
-                Some(CounterKind::SingleStep) => self.step_until(None, latest)?,
+                Some(_) => self.step_until(None, latest)?,
             };
             // Without a kick, and in time, the timer was still set for an earlier run.
             let is_early = deadline.is_some_and(|deadline| Instant::now() < deadline);
@@ -182,7 +182,9 @@ impl Vcpu {
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, length) };
             io.port.into()
         };
-        self.finish_access(address, RawExit::Cut)
+        let finished = self.finish_access(address, RawExit::Cut)?;
+        self.end_stepped_load()?;
+        Ok(finished)
     }
 
     /// Lets KVM finish the instruction of the last device access without running the guest.
@@ -190,7 +192,7 @@ impl Vcpu {
         let mut result = exit;
         for _ in 0..PIECES_MAX {
             self.fd.set_kvm_immediate_exit(1);
-            if matches!(self.enter()?, RawExit::Cut | RawExit::Step) {
+            if self.enter()? == RawExit::Cut {
                 return Ok(result);
             }
             // The rest of a longer access: KVM must be done with it too, or it would finish it
@@ -281,7 +283,6 @@ fn translate(exit: VcpuExit<'_>) -> RawExit {
         VcpuExit::IoOut(port, data) => access(Space::Port, port.into(), data, true),
         VcpuExit::IoIn(port, data) => access(Space::Port, port.into(), data, false),
         VcpuExit::Hlt => RawExit::Halt,
-        VcpuExit::Debug(_) => RawExit::Step,
         VcpuExit::IrqWindowOpen => RawExit::Window,
         VcpuExit::Intr | VcpuExit::SetTpr => RawExit::Cut,
         VcpuExit::X86Rdmsr(exit) => RawExit::Read {

@@ -36,7 +36,7 @@ pub struct Signals {
 /// Turns a raw exit into the exit that a record has. The state is that of the exit.
 pub(crate) fn interpret(raw: &RawExit, state: &VcpuState) -> Exit {
     match *raw {
-        RawExit::Cut | RawExit::RingFull | RawExit::Step => Exit::Cut,
+        RawExit::Cut | RawExit::RingFull => Exit::Cut,
         RawExit::Window => Exit::Window,
         RawExit::Halt => Exit::Halt,
         RawExit::Write {

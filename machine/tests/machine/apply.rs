@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, Effects, Exit,
-    GuestTime, Input, Record, Shape, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, Input,
+    Record, Shape, VcpuIndex,
 };
 use samsara_machine::bare::register;
 use samsara_machine::machine::ChunkDigest;

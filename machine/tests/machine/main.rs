@@ -9,6 +9,7 @@ mod entry;
 mod operations;
 mod programs;
 mod snapshot;
+mod stepped;
 mod views;
 
 use std::sync::Arc;
