@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use samsara_commitlog::GuestTime;
 use samsara_config::{Config, Role};
-use samsara_engine::Stats;
+use samsara_engine::{DivergenceCause, Stats};
 use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
@@ -27,8 +27,12 @@ pub struct Following {
     pub guest_time_ns: AtomicU64,
     /// The guest's mark at the last of them.
     pub mark: AtomicU64,
-    /// Chunks applied.
+    /// Chunks applied from their effects.
     pub chunks: AtomicU64,
+    /// Chunks that came as orders.
+    pub orders: AtomicU64,
+    /// How they were run again.
+    pub reruns: Arc<Stats>,
     /// Encoded bytes received.
     pub bytes: AtomicU64,
     /// Whole-state digests that were equal.
@@ -163,7 +167,14 @@ impl Board {
             status.positions.verified = load(&following.verified);
             status.positions.committed = status.positions.verified;
         }
-        status.counters.chunks_effects_form = status.counters.chunks() + load(&following.chunks);
+        let [orders, effects, fetched] = self.world.forms();
+        let counters = &mut status.counters;
+        counters.chunks_order_form = orders + load(&following.orders);
+        counters.chunks_effects_form = effects + load(&following.chunks);
+        counters.effects_fetched = fetched;
+        counters.rerun_divergences = DivergenceCause::ALL
+            .map(|cause| (cause.as_str().to_owned(), load(following.reruns.divergences(cause))))
+            .into();
         status
     }
 

@@ -9,7 +9,7 @@ use samsara_machine::pc::virtio::Blocks;
 use samsara_machine::{ApplyError, Machine, Output};
 
 use crate::EngineError;
-use crate::record::{Divergence, Replayer, Rerun};
+use crate::record::{Applied, Divergence, Replayer, Rerun};
 
 /// Why a frame cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -125,41 +125,48 @@ impl Consumer {
 
     /// Takes the next frame. Gives what the commit wants to emit.
     pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
-        let applied = self.frames(std::slice::from_ref(frame))?;
+        let mut applied = Vec::new();
+        self.frames(std::slice::from_ref(frame), &mut applied)?;
         Ok(applied
             .into_iter()
             .flat_map(|(_, outputs)| outputs)
             .collect())
     }
 
-    /// Takes the next frames. Gives what the commits want to emit, in order. Chunks in order form among them
-    /// run beside each other as far as they did when they were recorded.
+    /// Takes the next frames. Adds what the commits want to emit, in order, also of those before an error. Chunks in
+    /// order form among them run beside each other as far as they did when they were recorded.
+    ///
+    /// After [`ConsumeError::Diverged`] the machine is at its last commit, as if what follows had not come; after any
+    /// other error it is gone.
     pub fn frames(
         &mut self,
         frames: &[Frame],
-    ) -> Result<Vec<(CommitSeq, Vec<Output>)>, ConsumeError> {
-        let mut all = Vec::new();
+        applied: &mut Vec<Applied>,
+    ) -> Result<(), ConsumeError> {
         for (index, frame) in frames.iter().enumerate() {
             let state = std::mem::replace(&mut self.state, State::Broken);
             match self.run_orders(state, frame)? {
                 State::Replaying(mut replayer) => {
                     let rest = &frames[index..];
-                    all.append(&mut replayer.frames(rest)?);
+                    let followed = replayer.frames(rest, applied);
+                    if matches!(followed, Ok(()) | Err(ConsumeError::Diverged(_))) {
+                        self.state = State::Replaying(replayer);
+                    }
+                    followed?;
                     let is_digest = |frame: &&Frame| matches!(frame, Frame::Digest(_));
                     self.digests_compared += rest.iter().filter(is_digest).count() as u64;
-                    self.state = State::Replaying(replayer);
                     break;
                 }
                 state => {
                     let (state, outputs) = self.step(state, frame)?;
                     self.state = state;
                     if let (Frame::Record(record), false) = (frame, outputs.is_empty()) {
-                        all.push((record.seq, outputs));
+                        applied.push((record.seq, outputs));
                     }
                 }
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Begins to run chunks again when the first of them comes.

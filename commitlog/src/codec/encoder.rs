@@ -37,8 +37,13 @@ impl FrameEncoder {
             (Some((record, chunk)), Some(before)) => compact::encode(before, record, chunk),
             (Some((record, _)), None) => panic!("chunk {} in order form comes first", record.seq),
         };
-        self.before = Before::after(frame).or(self.before);
+        self.pass(frame);
         bytes
+    }
+
+    /// The stream's next frame was encoded elsewhere.
+    pub fn pass(&mut self, frame: &Frame) {
+        self.before = Before::after(frame).or(self.before);
     }
 }
 

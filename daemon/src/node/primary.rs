@@ -162,7 +162,7 @@ impl Sending {
         means.disks.backup_begins(base);
         means
             .world
-            .attach(self.session, self.queue, self.handle, base);
+            .attach(self.session, self.queue, self.handle, (base, machine.guest_time()));
         Ok(())
     }
 }

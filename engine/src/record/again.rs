@@ -41,6 +41,8 @@ pub struct Divergence {
 pub enum DivergenceCause {
     /// The vCPU cannot run in that state.
     Halted,
+    /// What its chunk was cut by cannot be counted here.
+    NoCounter,
     /// It did not come to the chunk's end.
     Late,
     /// Something else than the chunk's end came first.
@@ -51,12 +53,19 @@ pub enum DivergenceCause {
 
 impl DivergenceCause {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Halted, Self::Late, Self::Exit, Self::State];
+    pub const ALL: [Self; 5] = [
+        Self::Halted,
+        Self::NoCounter,
+        Self::Late,
+        Self::Exit,
+        Self::State,
+    ];
 
     /// A word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Halted => "halted",
+            Self::NoCounter => "no-counter",
             Self::Late => "late",
             Self::Exit => "exit",
             Self::State => "state",
@@ -89,6 +98,9 @@ impl<C: Cpu> ChunkRunner<C> {
         }
         if !self.get_ready()? {
             return Ok(self.diverged(record, DivergenceCause::Halted));
+        }
+        if order.progress.is_some() && self.seat.cpu.progress().is_none() {
+            return Ok(self.diverged(record, DivergenceCause::NoCounter));
         }
         self.settle()?;
         self.seat.again = Some(order);

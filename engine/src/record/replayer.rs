@@ -128,8 +128,22 @@ impl Replayer {
         Ok(replayer)
     }
 
-    /// Follows frames to the last of them; gives what their commits want to emit, in order.
-    pub fn frames(&mut self, frames: &[Frame]) -> Result<Vec<Applied>, ConsumeError> {
+    /// Follows frames to the last of them; adds what their commits want to emit, in order, also of those before an
+    /// error. After [`ConsumeError::Diverged`] the machine is at its last commit, as if what follows had not come.
+    pub fn frames(
+        &mut self,
+        frames: &[Frame],
+        applied: &mut Vec<Applied>,
+    ) -> Result<(), ConsumeError> {
+        let followed = self.follow(frames);
+        if followed.is_err() {
+            self.stop();
+        }
+        applied.append(&mut self.collected.take());
+        followed
+    }
+
+    fn follow(&self, frames: &[Frame]) -> Result<(), ConsumeError> {
         let mut last = None;
         for frame in frames {
             match frame {
@@ -149,10 +163,10 @@ impl Replayer {
         if let Some(last) = last {
             drop(self.wait_for(last)?);
         }
-        Ok(self.collected.take())
+        Ok(())
     }
 
-    fn record(&mut self, record: &Record) -> Result<(), ConsumeError> {
+    fn record(&self, record: &Record) -> Result<(), ConsumeError> {
         if let Commit::Order(order) = record.commit {
             let lane = self.lanes.get(usize::from(order.vcpu.0));
             let lane = lane.ok_or(ApplyError::NoSuchVcpu {

@@ -122,11 +122,12 @@ impl History {
         };
         let mut replayer =
             Replayer::start_on(toys, machine, &rerun).map_err(|error| error.to_string())?;
-        let mut outputs = Vec::new();
+        let mut applied = Vec::new();
         for frames in frames.chunks(piece) {
-            let applied = replayer.frames(frames).map_err(|error| error.to_string())?;
-            outputs.extend(applied.into_iter().flat_map(|(_, outputs)| outputs));
+            let followed = replayer.frames(frames, &mut applied);
+            followed.map_err(|error| error.to_string())?;
         }
+        let outputs: Vec<_> = applied.into_iter().flat_map(|(_, outputs)| outputs).collect();
         let counted = DivergenceCause::ALL.map(|cause| stats.divergences(cause));
         let counted: u64 = counted
             .iter()
