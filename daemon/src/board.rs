@@ -173,7 +173,12 @@ impl Board {
         counters.chunks_effects_form = effects + load(&following.chunks);
         counters.effects_fetched = fetched;
         counters.rerun_divergences = DivergenceCause::ALL
-            .map(|cause| (cause.as_str().to_owned(), load(following.reruns.divergences(cause))))
+            .map(|cause| {
+                (
+                    cause.as_str().to_owned(),
+                    load(following.reruns.divergences(cause)),
+                )
+            })
             .into();
         status
     }

@@ -149,11 +149,11 @@ pub struct Counters {
     pub commits: u64,
     /// Chunks committed, by vCPU.
     pub chunks_by_vcpu: Vec<u64>,
-    /// Chunks that went to the present backup, or came here, as orders to run them again.
+    /// Chunks that went to a backup, or came here, as orders to run them again.
     pub chunks_order_form: u64,
     /// Chunks that did so as the bytes that they changed.
     pub chunks_effects_form: u64,
-    /// Effects that the present backup asked for, because it came to something else.
+    /// Effects that a backup asked for, because it came to something else.
     #[serde(default)]
     pub effects_fetched: u64,
     /// Chunks that came out differently when they were run again here, by cause: `halted`, `no-counter`, `late`,

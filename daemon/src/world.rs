@@ -52,8 +52,9 @@ struct State {
     backup: Option<Backup>,
     log: Option<Stream>,
     committed: CommitSeq,
-    /// What went to backups that are gone.
+    /// What went to backups that are gone: encoded bytes, and forms as [`World::forms`] has them.
     past_bytes: u64,
+    past_forms: [u64; 3],
     /// Committed minus received, and minus verified, in commits, at each acknowledgement.
     lag_commits: [Quantiles; 2],
     stopping: bool,
@@ -160,6 +161,7 @@ impl World {
             log: None,
             committed: CommitSeq::BOOT,
             past_bytes: 0,
+            past_forms: [0; 3],
             lag_commits: Default::default(),
             stopping: false,
         };
@@ -260,6 +262,7 @@ impl World {
             let backup = state.backup.take_if(|backup| backup.session == session)?;
             backup.stream.queue.close();
             state.past_bytes += backup.stream.bytes;
+            state.past_forms = add(state.past_forms, backup.forms());
             Some(backup.handle)
         })
     }
@@ -306,11 +309,7 @@ impl World {
     }
 
     /// From the next commit on, commits go to the log file too. Nothing may commit meanwhile.
-    pub fn attach_log(
-        &self,
-        queue: Arc<CommitQueue>,
-        (base, guest_time): (CommitSeq, GuestTime),
-    ) {
+    pub fn attach_log(&self, queue: Arc<CommitQueue>, (base, guest_time): (CommitSeq, GuestTime)) {
         self.lock().log = Some(Stream::new(queue, base, guest_time));
     }
 
@@ -428,13 +427,11 @@ impl World {
         ]
     }
 
-    /// Chunks that went to the present backup as orders, and as effects; and effects that it asked for.
+    /// Chunks that went to backups as orders, and as effects; and effects that they asked for.
     pub fn forms(&self) -> [u64; 3] {
         let state = self.lock();
-        state.backup.as_ref().map_or([0; 3], |backup| {
-            let [orders, effects] = backup.stream.forms;
-            [orders, effects, backup.handle.effects().fetched()]
-        })
+        let present = state.backup.as_ref().map_or([0; 3], Backup::forms);
+        add(state.past_forms, present)
     }
 
     /// Encoded bytes that went to backups, or if there was none, to the log.
@@ -443,7 +440,12 @@ impl World {
         let of = |stream: &Stream| stream.bytes;
         let to_backup = state.backup.as_ref().map_or(0, |backup| of(&backup.stream));
         let to_log = state.log.as_ref().map_or(0, of);
-        state.past_bytes + if to_backup + state.past_bytes > 0 { to_backup } else { to_log }
+        state.past_bytes
+            + if to_backup + state.past_bytes > 0 {
+                to_backup
+            } else {
+                to_log
+            }
     }
 }
 
@@ -572,7 +574,16 @@ fn as_order(frame: &Frame, order: OrderChunk) -> Option<Frame> {
     }))
 }
 
+fn add(left: [u64; 3], right: [u64; 3]) -> [u64; 3] {
+    std::array::from_fn(|at| left[at] + right[at])
+}
+
 impl Backup {
+    fn forms(&self) -> [u64; 3] {
+        let [orders, effects] = self.stream.forms;
+        [orders, effects, self.handle.effects().fetched()]
+    }
+
     fn push(
         &mut self,
         seq: CommitSeq,

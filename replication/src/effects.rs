@@ -91,7 +91,11 @@ mod tests {
     fn what_is_not_verified_is_kept() {
         let store = EffectStore::new(10);
         for seq in [3, 5, 9] {
-            store.keep(CommitSeq(seq), VcpuIndex(0), Bytes::from(vec![seq as u8; 4]));
+            store.keep(
+                CommitSeq(seq),
+                VcpuIndex(0),
+                Bytes::from(vec![seq as u8; 4]),
+            );
         }
         assert!(store.is_full());
         assert_eq!(store.fetch(CommitSeq(5)), Some(Bytes::from(vec![5; 4])));

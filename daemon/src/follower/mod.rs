@@ -88,9 +88,7 @@ pub(crate) fn start(
         match follower.run(commits) {
             Ok(()) => (follower.consumer.into_machine().map(Box::new), None),
             // The chunk was never told received. What it did went with the primary.
-            Err(FollowError::Consume(ConsumeError::Diverged(_)))
-                if follower.effects.is_gone() =>
-            {
+            Err(FollowError::Consume(ConsumeError::Diverged(_))) if follower.effects.is_gone() => {
                 (follower.consumer.into_machine().map(Box::new), None)
             }
             Err(error) => {
@@ -160,7 +158,10 @@ impl Follower {
     }
 
     fn follow(&mut self, frames: &[Frame]) -> Result<(), FollowError> {
-        if frames.iter().any(|frame| matches!(frame, Frame::DiskRange(_))) {
+        if frames
+            .iter()
+            .any(|frame| matches!(frame, Frame::DiskRange(_)))
+        {
             self.disks_change()?;
         }
         // A snapshot's end is told at once, not after what follows it.

@@ -82,7 +82,9 @@ impl History {
         };
         let mut consumer = Consumer::default().with_rerun(rerun);
         for frames in self.snapshot.chunks(16).chain(self.orders.chunks(64)) {
-            consumer.frames(frames, &mut Vec::new()).map_err(|error| error.to_string())?;
+            consumer
+                .frames(frames, &mut Vec::new())
+                .map_err(|error| error.to_string())?;
         }
         let machine = consumer.into_machine().ok_or("no machine")?;
         assert_eq!(machine.ended().cloned(), self.answer.ended);

@@ -127,7 +127,10 @@ impl History {
             let followed = replayer.frames(frames, &mut applied);
             followed.map_err(|error| error.to_string())?;
         }
-        let outputs: Vec<_> = applied.into_iter().flat_map(|(_, outputs)| outputs).collect();
+        let outputs: Vec<_> = applied
+            .into_iter()
+            .flat_map(|(_, outputs)| outputs)
+            .collect();
         let counted = DivergenceCause::ALL.map(|cause| stats.divergences(cause));
         let counted: u64 = counted
             .iter()

@@ -11,8 +11,8 @@ use samsara_commitlog::CommitSeq;
 use tokio::sync::{Notify, mpsc};
 
 use super::driver::{self, Inputs, Wires};
-use super::fetch;
 use super::error::CloseCause;
+use super::fetch;
 use crate::effects::EffectStore;
 use crate::lag::{Lag, LagTracker};
 use crate::protocol::{
