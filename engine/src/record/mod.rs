@@ -31,6 +31,7 @@ mod recorder;
 mod rotation;
 mod seat;
 mod service;
+mod stale;
 mod tsc;
 mod turnstile;
 mod upkeep;
