@@ -81,6 +81,8 @@ pub struct Stats {
     pub commits: AtomicU64,
     /// Encoded bytes of effects.
     pub effect_bytes: AtomicU64,
+    /// Pages that committed chunks changed without a fault, because they were held already.
+    pub faults_avoided: AtomicU64,
     /// Whole-state digests taken.
     pub digests: AtomicU64,
     /// How long committed chunks ran.
@@ -106,6 +108,8 @@ pub struct StatsSnapshot {
     pub lost: Duration,
     /// Encoded bytes of effects.
     pub effect_bytes: u64,
+    /// Pages that committed chunks changed without a fault, because they were held already.
+    pub faults_avoided: u64,
     /// Whole-state digests taken.
     pub digests: u64,
     /// Durations of committed chunks.
@@ -152,6 +156,7 @@ impl Stats {
             too_large: sum(|lane| &lane.too_large),
             lost: Duration::from_nanos(sum(|lane| &lane.lost_ns)),
             effect_bytes: load(&self.effect_bytes),
+            faults_avoided: load(&self.faults_avoided),
             digests: load(&self.digests),
             chunk: self.chunk.read(),
             commit: self.commit.read(),
