@@ -1,5 +1,6 @@
 //! samsaractl: the operator's command.
 
+mod contention;
 mod render;
 
 use std::error::Error as _;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Says which pages cost vCPUs their chunks, who lost to whom, and where in the guest's code both were.
+    Contention(contention::ContentionArgs),
     /// Tells the backup on this host to go live (failover.arbiter = "manual").
     ///
     /// You answer for it that the other host is down, or will never release output again: if both run, the outside world
@@ -154,6 +157,7 @@ impl Arguments {
     pub fn run(self) -> Result<String, CtlError> {
         match self.command {
             Command::Status { socket, json } => status(&socket.path()?, json),
+            Command::Contention(asked) => asked.run(),
             Command::Promote { socket } => promote(&socket.path()?),
             Command::Pki(PkiCommand::Init { dir, name, days }) => {
                 Ok(describe_ca(&pki::init(&dir, &name, days)?, &dir))
@@ -182,7 +186,7 @@ fn status(socket: &Path, json: bool) -> Result<String, CtlError> {
         Response::Status(status) if json => Ok(serde_json::to_string_pretty(&status)? + "\n"),
         Response::Status(status) => Ok(render(&status, crate::status::unix_ms())),
         Response::Refused(why) => Err(CtlError::Refused(why)),
-        Response::Done(_) => Err(CtlError::Unexpected),
+        _ => Err(CtlError::Unexpected),
     }
 }
 
@@ -190,7 +194,7 @@ fn promote(socket: &Path) -> Result<String, CtlError> {
     match control::request(socket, Request::Promote, CLIENT_TIMEOUT)? {
         Response::Done(what) => Ok(what + "\n"),
         Response::Refused(why) => Err(CtlError::Refused(why)),
-        Response::Status(_) => Err(CtlError::Unexpected),
+        _ => Err(CtlError::Unexpected),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod cli;
+pub mod contention;
 pub mod control;
 pub mod ctl;
 mod disk;

@@ -29,6 +29,7 @@ fn counted() -> Counters {
         digests_compared: 21,
         divergences: 22,
         disk_sync_bytes: 23,
+        faults_avoided: 24,
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod account;
 mod carry_on;
 mod loads;
 mod mistakes;
