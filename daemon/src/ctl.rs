@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::{BenchArgs, BenchError};
 use crate::control::{self, CLIENT_TIMEOUT, ControlError, Request, Response};
 use crate::exit::ExitCode;
 use crate::pki::{self, HostRequest, PkiError, Written};
@@ -21,7 +22,7 @@ pub use render::render;
 const RUN_DIRECTORY: &str = "/run/samsarad";
 const SOCKET_NAME: &str = "control.sock";
 
-/// Watches and controls a running samsarad, and makes certificates for its hosts.
+/// Watches and controls a running samsarad, makes certificates for its hosts, and measures what it costs.
 #[derive(Debug, Parser)]
 #[command(name = "samsaractl", version)]
 pub struct Arguments {
@@ -52,6 +53,11 @@ enum Command {
     /// Makes a certificate authority and certificates for hosts.
     #[command(subcommand)]
     Pki(PkiCommand),
+    /// Measures what recording and protecting a guest cost on this host, beside an ordinary VM.
+    ///
+    /// Guest programs run native, recorded and protected, in turn, as processes of this host; nothing else is touched. The suite of
+    /// 3 rounds takes about a quarter of an hour. Each program checks its own answer, and must give the same one in every mode.
+    Bench(Box<BenchArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +110,9 @@ pub enum CtlError {
     /// No certificate.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// No benchmark.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
@@ -128,6 +137,7 @@ impl CtlError {
     pub const fn exit_code(&self) -> ExitCode {
         match self {
             Self::Pki(_) => ExitCode::Certificate,
+            Self::Bench(error) => error.exit_code(),
             Self::Refused(_) => ExitCode::Refused,
             Self::WhichSocket { .. } => ExitCode::Usage,
             Self::Control(_) | Self::Unexpected => ExitCode::Network,
@@ -158,6 +168,7 @@ impl Arguments {
         match self.command {
             Command::Status { socket, json } => status(&socket.path()?, json),
             Command::Contention(asked) => asked.run(),
+            Command::Bench(asked) => Ok(asked.run()?),
             Command::Promote { socket } => promote(&socket.path()?),
             Command::Pki(PkiCommand::Init { dir, name, days }) => {
                 Ok(describe_ca(&pki::init(&dir, &name, days)?, &dir))

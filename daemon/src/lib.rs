@@ -1,5 +1,6 @@
 //! samsarad and samsaractl.
 
+pub mod bench;
 pub mod board;
 pub mod cli;
 pub mod contention;
