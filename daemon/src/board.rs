@@ -10,6 +10,7 @@ use samsara_engine::{DivergenceCause, Stats};
 use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
+use crate::contention::{Contention, GuestFile};
 use crate::metrics::{DurationCounts, Observed, Snapshot};
 use crate::net::Network;
 use crate::report::{QuantilesCommits, QuantilesUs, Report};
@@ -57,6 +58,7 @@ pub struct Board {
     network: Arc<Network>,
     taps: Vec<String>,
     guest: Mutex<Option<Box<dyn Fn() -> GuestView + Send>>>,
+    guest_file: GuestFile,
     /// Latencies of links that are gone.
     past: Mutex<[Quantiles; 2]>,
     /// Counts of a backup.
@@ -84,6 +86,7 @@ impl Board {
             world,
             stats,
             guest: Mutex::default(),
+            guest_file: GuestFile::new(config),
             past: Mutex::default(),
             following: Following::default(),
             disk_sync_bytes: Arc::default(),
@@ -137,6 +140,7 @@ impl Board {
         status.counters.squashes = counts.squashes;
         status.counters.exclusive_chunks = counts.exclusive_chunks;
         status.counters.effect_bytes = counts.effect_bytes;
+        status.counters.faults_avoided = counts.faults_avoided;
         status.counters.log_bytes = self.world.log_bytes();
         let following = &self.following;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -183,6 +187,12 @@ impl Board {
         status
     }
 
+    /// What vCPUs have lost their chunks by. Reads the guest's file, if there is something to name.
+    pub fn contention(&self) -> Contention {
+        let status = self.update(|status| status.clone());
+        Contention::new(&status, &self.stats, &self.guest_file)
+    }
+
     /// The report of the run, as far as it is known here.
     pub fn report(&self, stop: &str) -> Report {
         let status = self.status();
@@ -198,6 +208,8 @@ impl Board {
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         report.lag_received_us = quantiles(past[0].summary());
         report.lag_verified_us = quantiles(past[1].summary());
+        report.conflicts = self.contention().conflicts;
+        report.conflicts.truncate(Report::CONFLICTS_MAX);
         report
     }
 }

@@ -1,5 +1,6 @@
 //! samsaractl: the operator's command.
 
+mod contention;
 mod render;
 
 use std::error::Error as _;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::{BenchArgs, BenchError};
 use crate::control::{self, CLIENT_TIMEOUT, ControlError, Request, Response};
 use crate::exit::ExitCode;
 use crate::pki::{self, HostRequest, PkiError, Written};
@@ -20,7 +22,7 @@ pub use render::render;
 const RUN_DIRECTORY: &str = "/run/samsarad";
 const SOCKET_NAME: &str = "control.sock";
 
-/// Watches and controls a running samsarad, and makes certificates for its hosts.
+/// Watches and controls a running samsarad, makes certificates for its hosts, and measures what it costs.
 #[derive(Debug, Parser)]
 #[command(name = "samsaractl", version)]
 pub struct Arguments {
@@ -38,6 +40,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Says which pages cost vCPUs their chunks, who lost to whom, and where in the guest's code both were.
+    Contention(contention::ContentionArgs),
     /// Tells the backup on this host to go live (failover.arbiter = "manual").
     ///
     /// You answer for it that the other host is down, or will never release output again: if both run, the outside world
@@ -49,6 +53,11 @@ enum Command {
     /// Makes a certificate authority and certificates for hosts.
     #[command(subcommand)]
     Pki(PkiCommand),
+    /// Measures what recording and protecting a guest cost on this host, beside an ordinary VM.
+    ///
+    /// Guest programs run native, recorded and protected, in turn, as processes of this host; nothing else is touched. The suite of
+    /// 3 rounds takes about a quarter of an hour. Each program checks its own answer, and must give the same one in every mode.
+    Bench(Box<BenchArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +110,9 @@ pub enum CtlError {
     /// No certificate.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// No benchmark.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
@@ -125,6 +137,7 @@ impl CtlError {
     pub const fn exit_code(&self) -> ExitCode {
         match self {
             Self::Pki(_) => ExitCode::Certificate,
+            Self::Bench(error) => error.exit_code(),
             Self::Refused(_) => ExitCode::Refused,
             Self::WhichSocket { .. } => ExitCode::Usage,
             Self::Control(_) | Self::Unexpected => ExitCode::Network,
@@ -154,6 +167,8 @@ impl Arguments {
     pub fn run(self) -> Result<String, CtlError> {
         match self.command {
             Command::Status { socket, json } => status(&socket.path()?, json),
+            Command::Contention(asked) => asked.run(),
+            Command::Bench(asked) => Ok(asked.run()?),
             Command::Promote { socket } => promote(&socket.path()?),
             Command::Pki(PkiCommand::Init { dir, name, days }) => {
                 Ok(describe_ca(&pki::init(&dir, &name, days)?, &dir))
@@ -182,7 +197,7 @@ fn status(socket: &Path, json: bool) -> Result<String, CtlError> {
         Response::Status(status) if json => Ok(serde_json::to_string_pretty(&status)? + "\n"),
         Response::Status(status) => Ok(render(&status, crate::status::unix_ms())),
         Response::Refused(why) => Err(CtlError::Refused(why)),
-        Response::Done(_) => Err(CtlError::Unexpected),
+        _ => Err(CtlError::Unexpected),
     }
 }
 
@@ -190,7 +205,7 @@ fn promote(socket: &Path) -> Result<String, CtlError> {
     match control::request(socket, Request::Promote, CLIENT_TIMEOUT)? {
         Response::Done(what) => Ok(what + "\n"),
         Response::Refused(why) => Err(CtlError::Refused(why)),
-        Response::Status(_) => Err(CtlError::Unexpected),
+        _ => Err(CtlError::Unexpected),
     }
 }
 

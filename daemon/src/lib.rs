@@ -1,7 +1,9 @@
 //! samsarad and samsaractl.
 
+pub mod bench;
 pub mod board;
 pub mod cli;
+pub mod contention;
 pub mod control;
 pub mod ctl;
 mod disk;

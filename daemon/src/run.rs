@@ -249,6 +249,18 @@ async fn answer(
 ) -> Response {
     match request {
         Request::Status => Response::Status(Box::new(board.status())),
+        Request::Contention => {
+            // Names are read from a file.
+            let found = tokio::task::spawn_blocking(move || board.contention()).await;
+            found.map_or_else(
+                |_| {
+                    Response::Refused(
+                        "the account of conflicts cannot be given: see the log".into(),
+                    )
+                },
+                |found| Response::Contention(Box::new(found)),
+            )
+        }
         Request::Promote => {
             let (reply, answer) = tokio::sync::oneshot::channel();
             let asked = promote.send(node::Promotion { reply }).await.is_ok();

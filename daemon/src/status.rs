@@ -164,6 +164,9 @@ pub struct Counters {
     pub squashes: u64,
     /// Chunks run while the others waited.
     pub exclusive_chunks: u64,
+    /// Pages that chunks changed without a fault, because they were held already.
+    #[serde(default)]
+    pub faults_avoided: u64,
     /// Bytes of effects.
     pub effect_bytes: u64,
     /// Bytes of encoded records.

@@ -32,6 +32,8 @@ pub trait Cpu: Send + 'static {
     fn run_to(&mut self, progress: Progress, latest: Instant) -> Result<RawExit, KvmError>;
     /// Answers the load that ended the last run.
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError>;
+    /// Where it stands after a run, without a system call.
+    fn rip(&self) -> u64;
     /// Captures the whole state; no load may wait.
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError>;
     /// Puts a state back; no load may wait.
@@ -140,6 +142,10 @@ impl Cpu for ViewCpu {
 
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {
         self.vcpu.complete_read(value)
+    }
+
+    fn rip(&self) -> u64 {
+        self.vcpu.rip()
     }
 
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {

@@ -1,12 +1,15 @@
 //! Running a machine: recorded in chunks, or natively; and following a log that another made.
 
+mod conflicts;
 mod consume;
 mod cpu;
 mod native;
 mod outside;
 mod record;
 mod stats;
+mod top;
 
+pub use conflicts::{CONFLICTS_MAX, Conflict, Conflicts, Counted, PLACES_MAX, Winner};
 pub use consume::{ConsumeError, Consumer};
 pub use cpu::Cpu;
 pub use native::NativeRun;

@@ -252,7 +252,7 @@ fn lag(amount: LagAmount) -> String {
     )
 }
 
-fn percent(part: u64, whole: u64) -> String {
+pub(super) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         "0%".to_owned()
     } else {
@@ -279,7 +279,7 @@ fn age(ms: u64) -> String {
 }
 
 /// Text that came from elsewhere must not move the cursor of the person reading it.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()

@@ -1,6 +1,7 @@
 use samsara_config::{ArbiterKind, Config, Role};
 
 use super::*;
+use crate::contention::{Contention, GuestFile};
 use crate::net::DeviceCounts;
 use crate::status::{
     Arbiter, Ended, GateMode, HostKvm, LagAmount, NetworkDevice, Peer, Positions, RoleChange,
@@ -77,6 +78,12 @@ fn primary() -> Status {
     };
     status.network = vec![NetworkDevice::new("tap0", &counts)];
     status
+}
+
+/// Of a machine that has not run.
+fn contention() -> Contention {
+    let file = GuestFile::new(&Config::default());
+    Contention::new(&primary(), &samsara_engine::Stats::new(2), &file)
 }
 
 #[test]
@@ -198,6 +205,7 @@ async fn a_running_daemon_is_asked() {
     let server = tokio::spawn(server.serve(|request| async move {
         match request {
             Request::Status => Response::Status(Box::new(primary())),
+            Request::Contention => Response::Contention(Box::new(contention())),
             Request::Promote => Response::Refused("this host is primary already".to_owned()),
         }
     }));
@@ -218,6 +226,16 @@ async fn a_running_daemon_is_asked() {
         run(&["status", "--socket", socket])
             .unwrap()
             .contains("primary, term 3, protected")
+    );
+    let json = run(&["contention", "--json", "--socket", socket]).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Contention>(&json).unwrap(),
+        contention()
+    );
+    let text = run(&["contention", "--top", "1", "--socket", socket]).unwrap();
+    assert!(
+        text.starts_with("vm on alpha runs in serial isolation"),
+        "{text}"
     );
     let error = run(&["promote", "--socket", socket]).unwrap_err();
     assert_eq!(

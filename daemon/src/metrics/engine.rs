@@ -13,6 +13,7 @@ pub struct EngineMetrics {
     rerun_divergences: IntCounterVec,
     squashes: IntCounter,
     exclusive: IntCounter,
+    faults_avoided: IntCounter,
     effect_bytes: IntCounter,
     log_bytes: IntCounter,
     chunk_seconds: DurationHistogram,
@@ -57,6 +58,10 @@ impl EngineMetrics {
                 "samsara_exclusive_chunks_total",
                 "Chunks run while the other vCPUs waited.",
             )?,
+            faults_avoided: counter(
+                "samsara_faults_avoided_total",
+                "Pages that chunks changed without a fault, because they were held already.",
+            )?,
             effect_bytes: counter("samsara_effect_bytes_total", "Bytes of effects in commits.")?,
             log_bytes: counter(
                 "samsara_log_bytes_total",
@@ -99,6 +104,7 @@ impl EngineMetrics {
         }
         advance(&self.squashes, counters.squashes);
         advance(&self.exclusive, counters.exclusive_chunks);
+        advance(&self.faults_avoided, counters.faults_avoided);
         advance(&self.effect_bytes, counters.effect_bytes);
         advance(&self.log_bytes, counters.log_bytes);
         self.chunk_seconds.set(&snapshot.chunk_durations);

@@ -31,6 +31,7 @@ fn counted() -> Counters {
         disk_sync_bytes: 23,
         effects_fetched: 24,
         rerun_divergences: [("state".to_owned(), 25)].into(),
+        faults_avoided: 26,
     }
 }
 

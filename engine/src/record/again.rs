@@ -14,6 +14,7 @@ use samsara_machine::memory::{PageIndex, Residency};
 
 use super::chunk::ChunkRunner;
 use super::found::Found;
+use super::lane::By;
 use super::permits::Permits;
 use crate::EngineError;
 use crate::cpu::Cpu;
@@ -140,8 +141,13 @@ impl<C: Cpu> ChunkRunner<C> {
             self.squash(&RawExit::Cut, &[], Some(&pages))?;
             return Ok(diverged);
         }
+        let by = By::Chunk {
+            lane: self.lane,
+            vcpu: self.seat.index,
+            rip: self.seat.end.regs().rip,
+        };
         let source = Source::View(&self.lane().view, &pages);
-        shared.commit(&mut machine, step, Some(self.lane), source)?;
+        shared.commit(&mut machine, step, by, source)?;
         shared.notify();
         drop(machine);
         std::mem::swap(&mut self.seat.start, &mut self.seat.end);
@@ -190,7 +196,7 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// What others committed since the changes were looked for is not the chunk's doing.
     fn bring_up_to_date(&mut self, found: &mut Found) -> Result<(), EngineError> {
-        let mut stale = self.stale_pages()?;
+        let mut stale = self.stale_pages()?.pages;
         stale.retain(|&(_, found)| found == Residency::Private);
         if stale.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@ use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 
 use super::faults::Faults;
-use super::lane::{Lane, LaneIndex};
+use super::lane::{By, Lane, LaneIndex};
 use super::rotation::Rotation;
 use super::tsc::Tsc;
 use super::turnstile::{Alone, Beside, Turnstile};
@@ -312,7 +312,7 @@ impl Shared {
         &self,
         machine: &mut Machine,
         Step { record, order }: Step,
-        by: Option<LaneIndex>,
+        by: By,
         source: Source<'_>,
     ) -> Result<Arc<[PageIndex]>, ApplyError> {
         let seq = record.seq;
@@ -329,12 +329,12 @@ impl Shared {
         let told = |pages: &[PageIndex]| self.settings.faults.told(pages).into();
         let written: Arc<[PageIndex]> = told(&written);
         for (index, lane) in self.lanes.iter().enumerate() {
-            if by != Some(LaneIndex(index)) {
-                lane.publish(&written);
+            if by.lane() != Some(LaneIndex(index)) {
+                lane.publish(&written, by);
             } else if !by_devices.is_empty() {
                 // They wrote to the image, after the chunk's own pages were copied to it: the view shows
                 // what was before, and the next chunk would commit that as its own.
-                lane.publish(&told(&by_devices));
+                lane.publish(&told(&by_devices), by);
             }
         }
         self.published.store(seq.0, Ordering::Release);
@@ -350,7 +350,7 @@ impl Shared {
         let has_ended = machine.ended().is_some();
         self.outside.committed(seq, items, outputs);
         count(&self.stats.commits, 1);
-        self.wake(machine, by);
+        self.wake(machine, by.lane());
         if has_ended {
             self.stopping.store(true, Ordering::SeqCst);
             self.kick_all();
@@ -384,7 +384,7 @@ impl Shared {
                 record,
                 order: None,
             };
-            self.commit(&mut machine, step, None, Source::Record)?
+            self.commit(&mut machine, step, By::Input, Source::Record)?
         };
         self.kick_stale(&written, None);
         Ok(())

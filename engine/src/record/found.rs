@@ -105,12 +105,14 @@ impl<C: Cpu> ChunkRunner<C> {
             runs: memory,
             pages,
             digest,
+            rewritten,
         } = memory.unwrap_or_else(|| self.changes(false));
         let vcpu = self.seat.end.changes_since(&self.seat.start);
         count(
             &self.shared.stats.effect_bytes,
             (memory.encoded().len() + vcpu.encoded().len()) as u64,
         );
+        count(&self.shared.stats.faults_avoided, rewritten as u64);
         let chunk = Chunk {
             vcpu: self.seat.index,
             started_after,

@@ -34,6 +34,7 @@ mod replayer;
 mod rotation;
 mod seat;
 mod service;
+mod stale;
 mod tsc;
 mod turnstile;
 mod upkeep;

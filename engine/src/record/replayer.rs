@@ -14,7 +14,7 @@ use samsara_machine::{ApplyError, Machine, Output, Source};
 use super::again::{Again, Divergence};
 use super::chunk::ChunkRunner;
 use super::committer::{Settings, Shared, Step};
-use super::lane::{Lane, LaneIndex};
+use super::lane::{By, Lane, LaneIndex};
 use super::permits::Permits;
 use super::recorder::stepper;
 use super::worker::seat;
@@ -183,7 +183,7 @@ impl Replayer {
             order: None,
         };
         self.shared
-            .commit(&mut machine, step, None, Source::Record)?;
+            .commit(&mut machine, step, By::Input, Source::Record)?;
         self.shared.notify();
         Ok(())
     }
@@ -298,7 +298,7 @@ impl Crew {
             order: None,
         };
         self.shared
-            .commit(&mut machine, step, None, Source::Record)?;
+            .commit(&mut machine, step, By::Input, Source::Record)?;
         self.shared.notify();
         Ok(())
     }

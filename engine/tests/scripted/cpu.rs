@@ -118,6 +118,10 @@ impl Cpu for ScriptedCpu {
         Ok(RawExit::Cut)
     }
 
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
         *state = start_state();
         let mut regs = state.regs();

@@ -152,6 +152,10 @@ impl Cpu for ToyCpu {
         Ok(RawExit::Cut)
     }
 
+    fn rip(&self) -> u64 {
+        self.regs.pc
+    }
+
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
         assert!(
             !self.load_waits,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod again;
+mod conflicts;
 mod cpu;
 mod model;
 mod program;

@@ -116,6 +116,11 @@ impl Vcpu {
         Ok(())
     }
 
+    /// RIP as the last run left it, without a system call. After a restore, and before a run, it is any value.
+    pub fn rip(&self) -> u64 {
+        self.fd.sync_regs().regs.rip
+    }
+
     fn capture_privileged(&self, state: &mut VcpuState) -> Result<(), KvmError> {
         let debug = self
             .fd
