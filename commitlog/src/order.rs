@@ -5,7 +5,7 @@ use crate::{CommitSeq, Frame, FrameKind, GuestTime, Record, Shape, StateDigest};
 /// Checks that frames, each right by itself, make a history: a snapshot (start, pages, end), then
 /// records that follow it without a gap, in guest time that never goes back, with digests of the
 /// state after the record before them. Contents of disks belong to the snapshot: they come before it or
-/// inside it.
+/// inside it. A snapshot of a machine that ran meanwhile starts more than once, each time at a later state.
 #[derive(Clone, Debug, Default)]
 pub struct StreamOrder {
     place: Place,
@@ -69,6 +69,11 @@ impl StreamOrder {
     pub fn handle_frame(&mut self, frame: &Frame) -> Result<(), OrderError> {
         self.place = match (self.place, frame) {
             (Place::Start, Frame::SnapshotStart(start)) => {
+                Place::Snapshot(start.shape, start.seq, start.guest_time)
+            }
+            (Place::Snapshot(_, seq, time), Frame::SnapshotStart(start))
+                if start.seq >= seq && start.guest_time >= time =>
+            {
                 Place::Snapshot(start.shape, start.seq, start.guest_time)
             }
             (Place::Snapshot(..), Frame::SnapshotPages(_))

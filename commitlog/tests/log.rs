@@ -86,6 +86,26 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn a_log_gets_another_name_while_it_is_written() {
+    let folder = TempDir::new().unwrap();
+    let [part, path] = ["part", "log"].map(|name| folder.path().join(name));
+    let frames = history();
+    let mut writer = LogWriter::create(&part).unwrap();
+    writer.append(&frames[0]).unwrap();
+    writer.rename(&path).unwrap();
+    assert_eq!(writer.path(), path);
+    assert!(!part.exists());
+    for frame in &frames[1..] {
+        writer.append(frame).unwrap();
+    }
+    writer.sync().unwrap();
+    assert_eq!(frames_of(&path).unwrap(), (frames, Tail::Clean));
+    // It is locked under its new name.
+    let error = LogWriter::create(&path).unwrap_err();
+    assert!(matches!(error, LogError::InUse { .. }), "{error}");
+}
+
+#[test]
 fn a_tail_torn_anywhere_ends_the_log_and_is_cut_off() {
     let frames = history();
     let (bytes, starts) = stream(&frames);
@@ -389,6 +409,33 @@ fn a_log_that_is_not_one_history_is_refused() {
     let mut again = frames;
     again.extend(snapshot(12));
     assert!(matches!(order_of(&again).1, OrderError::Misplaced { .. }));
+}
+
+/// A snapshot of a machine that ran meanwhile: the last start counts.
+#[test]
+fn a_snapshot_may_start_again_at_a_later_state() {
+    let mut order = StreamOrder::new();
+    let [start, pages, _] = &snapshot(7)[..] else {
+        panic!("another snapshot");
+    };
+    let [later, more, end] = &snapshot(9)[..] else {
+        panic!("another snapshot");
+    };
+    for frame in [start, pages, later, more, pages] {
+        order.handle_frame(frame).unwrap();
+        assert_eq!(order.seq(), None);
+    }
+    let error = order.handle_frame(start).unwrap_err();
+    assert!(matches!(error, OrderError::Misplaced { .. }), "{error}");
+    let error = order.handle_frame(&snapshot(7)[2]).unwrap_err();
+    assert!(
+        matches!(error, OrderError::DigestElsewhere { .. }),
+        "{error}"
+    );
+    order.handle_frame(end).unwrap();
+    assert_eq!(order.seq(), Some(CommitSeq(9)));
+    let error = order.handle_frame(later).unwrap_err();
+    assert!(matches!(error, OrderError::Misplaced { .. }), "{error}");
 }
 
 #[test]

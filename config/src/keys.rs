@@ -85,6 +85,10 @@ pub const KEYS: &[Key] = &[
     set("recording.held_pages_max", "0", "a whole number from 0 to 16777216", "most pages that a view keeps writable across chunks; 0: automatic"),
     set("recording.squashes_before_exclusive", "4", "a whole number from 1 to 1000", "squashes in a row after which a chunk runs while the others wait"),
 
+    set("log.checkpoint_every_s", "30", "a whole number from 1 to 86400", "of --record DIRECTORY: seconds between two checkpoints, from which a replay can begin; each costs as much writing as the guest has memory"),
+    set("log.keep_minutes", "0", "a whole number from 0 to 5256000", "of --record DIRECTORY: minutes that are kept at least, older segments are removed; 0: all"),
+    unset("log.max_bytes", "\"10GiB\"", "a size in whole 4 KiB pages from \"1MiB\" to \"1024GiB\"", "of --record DIRECTORY: the oldest segments are removed beyond this; unset: any size"),
+
     unset("replication.listen", "\"0.0.0.0:7400\"", "an address and port such as \"0.0.0.0:7400\"", "UDP address on which this host takes a backup; a backup needs it once it is primary"),
     unset("replication.peer", "\"beta.example:7400\"", "host:port such as \"beta.example:7400\" or \"[fd00::2]:7400\"", "the other host; a backup connects to it"),
     unset("replication.peer_name", "\"beta\"", HOST, "name that the other host's certificate must carry; default: the host part of replication.peer"),

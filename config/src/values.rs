@@ -403,6 +403,13 @@ pub(crate) fn memory<'de, D: Deserializer<'de>>(de: D) -> Result<ByteSize, D::Er
     sized(de, 16 * MIB, 64 * GIB)
 }
 
+/// Deserializes how much of a log is kept.
+pub(crate) fn some_log_bytes<'de, D: Deserializer<'de>>(
+    de: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    sized(de, MIB, 1024 * GIB).map(Some)
+}
+
 /// Deserializes the size of the queue between vCPUs and network.
 pub(crate) fn queue<'de, D: Deserializer<'de>>(de: D) -> Result<ByteSize, D::Error> {
     sized(de, MIB, 16 * GIB)

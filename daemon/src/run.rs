@@ -110,7 +110,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let log = args
         .record
         .as_deref()
-        .map(|path| LogFile::create(path, limits))
+        .map(|path| LogFile::create(path, &config.log, limits))
         .transpose()?;
     let network = Arc::new(guest::open_network(&config)?);
     let sink = Sink::open(&config.vm.console)?;

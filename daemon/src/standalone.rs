@@ -86,7 +86,11 @@ fn start(
             let base_of = (machine.seq(), machine.guest_time());
             base.world.attach_log(queue, base_of);
         }
-        return guest::run(kvm, base, machine).map(Running::Recorded);
+        let guest = guest::run(kvm, base, machine)?;
+        if let Some(log) = &mut base.log {
+            log.follow(&guest)?;
+        }
+        return Ok(Running::Recorded(guest));
     }
     if base.log.is_some() {
         let message = "--record needs recording.mode = \"on\"";

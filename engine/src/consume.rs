@@ -6,10 +6,10 @@ use std::sync::Arc;
 use samsara_commitlog::{Commit, CommitSeq, DiskRange, Frame, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::pc::virtio::Blocks;
-use samsara_machine::{ApplyError, Machine, Output};
+use samsara_machine::{Applied, ApplyError, Machine, Output};
 
 use crate::EngineError;
-use crate::record::{Applied, Divergence, Replayer, Rerun};
+use crate::record::{Divergence, Emitted, Replayer, Rerun};
 
 /// Why a frame cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -125,9 +125,9 @@ impl Consumer {
 
     /// Takes the next frame. Gives what the commit wants to emit.
     pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
-        let mut applied = Vec::new();
-        self.frames(std::slice::from_ref(frame), &mut applied)?;
-        Ok(applied
+        let mut emitted = Vec::new();
+        self.frames(std::slice::from_ref(frame), &mut emitted)?;
+        Ok(emitted
             .into_iter()
             .flat_map(|(_, outputs)| outputs)
             .collect())
@@ -141,14 +141,14 @@ impl Consumer {
     pub fn frames(
         &mut self,
         frames: &[Frame],
-        applied: &mut Vec<Applied>,
+        emitted: &mut Vec<Emitted>,
     ) -> Result<(), ConsumeError> {
         for (index, frame) in frames.iter().enumerate() {
             let state = std::mem::replace(&mut self.state, State::Broken);
             match self.run_orders(state, frame)? {
                 State::Replaying(mut replayer) => {
                     let rest = &frames[index..];
-                    let followed = replayer.frames(rest, applied);
+                    let followed = replayer.frames(rest, emitted);
                     if matches!(followed, Ok(()) | Err(ConsumeError::Diverged(_))) {
                         self.state = State::Replaying(replayer);
                     }
@@ -158,10 +158,10 @@ impl Consumer {
                     break;
                 }
                 state => {
-                    let (state, outputs) = self.step(state, frame)?;
+                    let (state, Applied { outputs, .. }) = self.step(state, frame)?;
                     self.state = state;
                     if let (Frame::Record(record), false) = (frame, outputs.is_empty()) {
-                        applied.push((record.seq, outputs));
+                        emitted.push((record.seq, outputs));
                     }
                 }
             }
@@ -183,10 +183,21 @@ impl Consumer {
         }
     }
 
-    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Vec<Output>), ConsumeError> {
+    /// Takes the next frame, which is not a chunk in order form. Gives all that the commit did.
+    pub fn apply(&mut self, frame: &Frame) -> Result<Applied, ConsumeError> {
+        let state = std::mem::replace(&mut self.state, State::Broken);
+        let (state, applied) = self.step(state, frame)?;
+        self.state = state;
+        Ok(applied)
+    }
+
+    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Applied), ConsumeError> {
         let state = match (state, frame) {
             (State::Empty, Frame::SnapshotStart(start)) => {
                 State::Loading(SnapshotLoader::new(start.clone())?)
+            }
+            (State::Loading(loader), Frame::SnapshotStart(start)) => {
+                State::Loading(loader.restart(start.clone())?)
             }
             (State::Loading(mut loader), Frame::SnapshotPages(runs)) => {
                 loader.pages(runs)?;
@@ -202,7 +213,7 @@ impl Consumer {
             }
             (State::Following(mut machine), Frame::Record(record)) => {
                 let applied = machine.apply(record, Source::Record)?;
-                return Ok((State::Following(machine), applied.outputs));
+                return Ok((State::Following(machine), applied));
             }
             (State::Following(mut machine), Frame::Digest(expected)) => {
                 let found = machine.digest();
@@ -220,7 +231,7 @@ impl Consumer {
                 return Err(ConsumeError::Unexpected { found, after });
             }
         };
-        Ok((state, Vec::new()))
+        Ok((state, Applied::default()))
     }
 
     fn write_disk(&self, range: &DiskRange) -> Result<(), ConsumeError> {
@@ -253,6 +264,14 @@ impl Consumer {
         Ok(())
     }
 
+    /// The machine, once its snapshot is complete, and as long as no chunk was run again.
+    pub fn machine(&self) -> Option<&Machine> {
+        match &self.state {
+            State::Following(machine) => Some(machine),
+            _ => None,
+        }
+    }
+
     /// Looks at the machine, once its snapshot is complete.
     pub fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> Option<T> {
         match &self.state {
@@ -262,11 +281,28 @@ impl Consumer {
         }
     }
 
+    /// The machine, for whoever takes it to another state of its history: what is followed next follows that.
+    pub fn machine_mut(&mut self) -> Option<&mut Machine> {
+        match &mut self.state {
+            State::Following(machine) => Some(machine),
+            _ => None,
+        }
+    }
+
     /// The machine, to carry on from.
     pub fn into_machine(self) -> Option<Machine> {
         match self.state {
             State::Following(machine) => Some(*machine),
             State::Replaying(replayer) => replayer.into_machine(),
+            _ => None,
+        }
+    }
+
+    /// Digest of the machine's whole state as it is, once its snapshot is complete.
+    pub fn digest(&mut self) -> Option<StateDigest> {
+        match &mut self.state {
+            State::Following(machine) => Some(machine.digest()),
+            State::Replaying(replayer) => Some(replayer.look_mut(Machine::digest)),
             _ => None,
         }
     }

@@ -15,8 +15,8 @@ pub use cpu::Cpu;
 pub use native::NativeRun;
 pub use outside::{Item, Outside};
 pub use record::{
-    Applied, Divergence, DivergenceCause, Fetch, Isolation, Recorder, Replayer, Rerun, Settings,
-    Taken,
+    Divergence, DivergenceCause, Emitted, Fetch, Isolation, Recorder, Replayer, Rerun, Settings,
+    SnapshotBounds, Taken, Waiting,
 };
 #[doc(hidden)]
 pub use record::{Faults, Mistake};

@@ -20,7 +20,10 @@ pub enum Fault {
     #[error("this is not a samsara commit log")]
     NotALog,
     /// The stream is of another version of the format.
-    #[error("the commit log has format version {found}, this program reads version {supported}")]
+    #[error(
+        "the commit log has format version {found}, this program reads version {supported}: use the \
+         release that wrote it"
+    )]
     Version {
         /// The stream's version.
         found: u32,

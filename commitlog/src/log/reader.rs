@@ -70,6 +70,18 @@ impl LogReader {
         Ok(None)
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file as it is now.
+    pub fn file_bytes(&self) -> Result<u64, LogError> {
+        let metadata = self.source.file.metadata();
+        let metadata = metadata.map_err(io_error(&self.path, "look at"))?;
+        Ok(metadata.len())
+    }
+
     /// How the file ends, once all frames are read.
     pub fn tail(&self) -> Option<Tail> {
         self.tail

@@ -1,12 +1,12 @@
 //! Writing a log file.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::summary::summarize;
-use super::{LogError, LogReader, LogSummary, Tail, io_error, open_regular};
+use super::{LogError, LogHistory, LogReader, LogSummary, Tail, io_error, open_regular};
 use crate::{Frame, StreamHeader};
 
 /// How much is collected before a write: many small records, or a part of a large one.
@@ -71,7 +71,8 @@ impl LogWriter {
         let path = path.as_ref();
         let file = open_locked(path, &mut OpenOptions::new())?;
         let duplicate = file.try_clone().map_err(io_error(path, "read"))?;
-        let summary = summarize(LogReader::of_file(path, duplicate), path)?;
+        let history = LogHistory::of_reader(LogReader::of_file(path, duplicate));
+        let summary = summarize(history)?;
         if let Tail::Torn { valid_bytes } = summary.tail {
             file.set_len(valid_bytes)
                 .map_err(io_error(path, "truncate"))?;
@@ -119,6 +120,15 @@ impl LogWriter {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives the file another name in the same file system; a file that has it is replaced.
+    pub fn rename(&mut self, to: impl AsRef<Path>) -> Result<(), LogError> {
+        let to = to.as_ref();
+        self.attempt("write", BufWriter::flush)?;
+        fs::rename(&self.path, to).map_err(io_error(&self.path, "rename"))?;
+        to.clone_into(&mut self.path);
+        sync_folder(to)
     }
 
     /// A log in an empty file.

@@ -2,6 +2,7 @@ use samsara_config::{ArbiterKind, Config, Role};
 
 use super::*;
 use crate::contention::{Contention, GuestFile};
+use crate::exit::ExitCode;
 use crate::net::DeviceCounts;
 use crate::status::{
     Arbiter, Ended, GateMode, HostKvm, LagAmount, NetworkDevice, Peer, Positions, RoleChange,
@@ -9,10 +10,9 @@ use crate::status::{
 };
 
 fn run(words: &[&str]) -> Result<String, CtlError> {
-    let all = ["samsaractl"].iter().chain(words);
-    Arguments::try_parse_from(all)
-        .unwrap_or_else(|error| panic!("{error}"))
-        .run()
+    let (status, out) = made::ctl(words)?;
+    assert_eq!(status, 0);
+    Ok(String::from_utf8(out).unwrap())
 }
 
 fn primary() -> Status {

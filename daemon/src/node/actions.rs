@@ -131,6 +131,9 @@ impl Node {
             base.world.attach_log(queue, base_of);
         }
         let recorder = guest::run(&mut self.kvm, base, machine)?;
+        if let Some(log) = &mut base.log {
+            log.follow(&recorder)?;
+        }
         self.guest = Guest::Running(recorder);
         Ok(())
     }

@@ -19,6 +19,7 @@
 
 mod again;
 mod changes;
+mod checkpoint;
 mod chunk;
 mod committer;
 mod contended;
@@ -41,8 +42,9 @@ mod upkeep;
 mod worker;
 
 pub use again::{Divergence, DivergenceCause};
+pub use checkpoint::{SnapshotBounds, Waiting};
 pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};
 pub use recorder::{Recorder, Taken};
-pub use replayer::{Applied, Fetch, Replayer, Rerun};
+pub use replayer::{Emitted, Fetch, Replayer, Rerun};

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, GuestTime, Input, Shape, VcpuIndex};
-use samsara_machine::kvm::{CounterKind, Host, Stepper, Vm};
+use samsara_machine::kvm::{CounterKind, Host, Stepper, Stepping, Vm};
 use samsara_machine::memory::View;
 use samsara_machine::{Machine, Platform};
 
@@ -23,6 +23,8 @@ pub struct Recorder {
     shape: Shape,
     platform: Platform,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while a snapshot is taken: one at a time.
+    pub(super) snapshots: Mutex<()>,
 }
 
 /// What became of a frame for the guest.
@@ -125,6 +127,7 @@ impl Recorder {
             shape,
             platform,
             threads: Mutex::default(),
+            snapshots: Mutex::default(),
         };
         match crew {
             Crew::Each(cpus) => {
@@ -246,6 +249,10 @@ impl Recorder {
         }
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -293,7 +300,9 @@ pub(super) fn stepper(
     let Some(CounterKind::SingleStep) = counter else {
         return Ok(None);
     };
-    let stepper = machine.stepper(index, view).ok_or(EngineError::NoCounter)?;
+    let stepper = machine
+        .stepper(index, view, Stepping::Always)
+        .ok_or(EngineError::NoCounter)?;
     Ok(Some(stepper))
 }
 

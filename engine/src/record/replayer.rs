@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use samsara_commitlog::{Commit, CommitSeq, Frame, OrderChunk, Record, StateDigest, VcpuIndex};
-use samsara_machine::kvm::{Host, Vm};
+use samsara_machine::kvm::{Host, Stepping, Vm};
 use samsara_machine::memory::View;
 use samsara_machine::{ApplyError, Machine, Output, Source};
 
@@ -16,7 +16,6 @@ use super::chunk::ChunkRunner;
 use super::committer::{Settings, Shared, Step};
 use super::lane::{By, Lane, LaneIndex};
 use super::permits::Permits;
-use super::recorder::stepper;
 use super::worker::seat;
 use crate::cpu::{Cpu, ViewVm};
 use crate::outside::{Item, Outside};
@@ -51,7 +50,7 @@ impl std::fmt::Debug for Rerun {
 }
 
 /// A commit's outputs.
-pub type Applied = (CommitSeq, Vec<Output>);
+pub type Emitted = (CommitSeq, Vec<Output>);
 
 /// A machine that follows a history by running it again.
 pub struct Replayer {
@@ -72,13 +71,12 @@ impl Replayer {
     pub fn start(machine: Machine, rerun: &Rerun) -> Result<Self, EngineError> {
         let privilege = machine.privilege()?;
         let host = rerun.host.as_deref().ok_or(EngineError::NoVcpus)?;
-        let Settings {
-            paging, counter, ..
-        } = rerun.settings;
+        let paging = rerun.settings.paging;
         let cpus = (0..machine.shape().vcpu_count).map(VcpuIndex).map(|index| {
             let view = Arc::new(View::new(machine.image())?);
             let vm = Arc::new(ViewVm::new(Vm::on_view(host, &view)?, paging));
-            let stepper = stepper(&machine, counter, index, &view)?;
+            // Only to find the ends of chunks that were stepped when they were recorded.
+            let stepper = machine.stepper(index, &view, Stepping::OnDemand);
             Ok((view, vm.vcpu(host, index, privilege, stepper)?))
         });
         let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
@@ -133,13 +131,13 @@ impl Replayer {
     pub fn frames(
         &mut self,
         frames: &[Frame],
-        applied: &mut Vec<Applied>,
+        emitted: &mut Vec<Emitted>,
     ) -> Result<(), ConsumeError> {
         let followed = self.follow(frames);
         if followed.is_err() {
             self.stop();
         }
-        applied.append(&mut self.collected.take());
+        emitted.append(&mut self.collected.take());
         followed
     }
 
@@ -213,6 +211,11 @@ impl Replayer {
     /// Looks at the committed machine.
     pub fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
         look(&self.shared.machine())
+    }
+
+    /// The same, for what the machine keeps for itself.
+    pub(crate) fn look_mut<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
+        look(&mut self.shared.machine())
     }
 
     /// The machine at its last commit; nothing if one of the threads died.
@@ -319,7 +322,7 @@ struct Collected(Mutex<Gathered>);
 
 #[derive(Default)]
 struct Gathered {
-    applied: Vec<Applied>,
+    applied: Vec<Emitted>,
     error: Option<ConsumeError>,
 }
 
@@ -328,7 +331,7 @@ impl Collected {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Vec<Applied> {
+    fn take(&self) -> Vec<Emitted> {
         std::mem::take(&mut self.lock().applied)
     }
 }

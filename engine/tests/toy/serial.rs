@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::Frame;
-use samsara_engine::{Consumer, Faults, Mistake};
+use samsara_engine::{Consumer, Faults, Mistake, SnapshotBounds};
 use samsara_machine::Machine;
 use samsara_machine::bare::register;
 use samsara_testing::{by_effort, number_from_env};
@@ -195,6 +195,43 @@ fn pausing_and_carrying_on_elsewhere() {
         check_end(&consumer, &programs).unwrap();
         carry_on(&setup, &programs, &copy);
     }
+}
+
+/// Snapshots of a machine that runs are states of its history, and the rest of it follows from them: with
+/// little or nothing copied under the lock, and with the machine stopped in the end.
+#[test]
+fn snapshots_of_a_running_machine() {
+    let bounds = [(1024, 12), (3, 4), (0, 2), (0, 0)];
+    let (mut taken, mut rounds) = (0, 0);
+    for seed in 200..216 {
+        let setup = Setup::new(seed);
+        let (last_pages, rounds_max) = bounds[seed as usize % bounds.len()];
+        let bounds = SnapshotBounds {
+            last_pages,
+            rounds_max,
+        };
+        let run = Run::start(&setup, setup.programs());
+        let snapshots: Vec<_> = std::iter::from_fn(|| run.snapshot(bounds))
+            .take(20)
+            .collect();
+        run.wait().unwrap();
+        run.recorder.stop();
+        let end = run.recorder.paused(Machine::digest);
+        for (frames, digest) in snapshots {
+            let mut consumer = Consumer::default();
+            let rest = run.since(digest.seq);
+            for frame in frames.iter().chain(&rest) {
+                let followed = consumer.frame(frame);
+                followed.unwrap_or_else(|error| panic!("seed {seed}, {digest:?}: {error}"));
+            }
+            assert_eq!(consumer.digest(), Some(end), "seed {seed}");
+            taken += 1;
+            rounds += frames.len();
+        }
+        run.check().unwrap();
+    }
+    assert!(taken > 32, "{taken} snapshots");
+    println!("{taken} snapshots, {rounds} frames");
 }
 
 fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{Commit, CommitSeq, Frame, Gpa, Input, Record, Shape};
+use samsara_commitlog::{Commit, CommitSeq, Frame, Gpa, Input, Record, Shape, StateDigest};
 use samsara_engine::{
-    Consumer, EngineError, Faults, Isolation, Item, Outside, Recorder, Settings, Stats,
-    StatsSnapshot,
+    Consumer, EngineError, Faults, Isolation, Item, Outside, Recorder, Settings, SnapshotBounds,
+    Stats, StatsSnapshot,
 };
 use samsara_machine::kvm::{Paging, TscControl};
-use samsara_machine::memory::{Image, View};
+use samsara_machine::memory::{Image, MemoryError, View};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Ended, Machine, Output};
 
@@ -170,6 +170,33 @@ impl Run {
             snapshot,
             patience,
         }
+    }
+
+    /// A snapshot of the running machine, unless it has ended.
+    pub(crate) fn snapshot(&self, bounds: SnapshotBounds) -> Option<(Vec<Frame>, StateDigest)> {
+        let (mut frames, mut heard) = (Vec::new(), None);
+        let mut take = |frame, _| {
+            frames.push(frame);
+            Ok::<_, MemoryError>(())
+        };
+        let mut at = |digest| heard = Some(digest);
+        let taken = self.recorder.snapshot(bounds, &mut take, &mut at);
+        let digest = taken.unwrap()?;
+        assert_eq!(heard, Some(digest));
+        Some((frames, digest))
+    }
+
+    /// What was committed after this commit, so far.
+    pub(crate) fn since(&self, seq: CommitSeq) -> Vec<Frame> {
+        let items = self.world.items.lock().unwrap();
+        let frames = items.iter().map(|(item, _)| match item.clone() {
+            Item::Record(record) => (record.seq, Frame::Record(record)),
+            Item::Digest(digest) => (digest.seq, Frame::Digest(digest)),
+        });
+        frames
+            .filter(|(at, _)| *at > seq)
+            .map(|(_, frame)| frame)
+            .collect()
     }
 
     pub(crate) fn commits(&self) -> usize {

@@ -9,7 +9,7 @@ use kvm_bindings::kvm_debugregs;
 use samsara_commitlog::{Gpa, PAGE_BYTES, Shape, VcpuIndex};
 
 use super::devices::DEVICE_PAGE;
-use crate::kvm::Stepper;
+use crate::kvm::{Stepper, Stepping};
 use crate::memory::{HOLE_END, HOLE_START, Image, Layout, MemoryError, PageIndex, View};
 
 /// Port that the exception stubs write their vector to. No code at CPL 3 can reach it.
@@ -194,9 +194,10 @@ pub(super) fn task_state(vcpu: VcpuIndex) -> u64 {
 }
 
 /// Steps a vCPU in a view, with the help of the stubs.
-pub fn stepper(vcpu: VcpuIndex, view: &Arc<View>) -> Stepper {
+pub fn stepper(vcpu: VcpuIndex, view: &Arc<View>, stepping: Stepping) -> Stepper {
     Stepper {
         view: Arc::clone(view),
+        stepping,
         port: EXCEPTION_PORT,
         stack_top: Gpa(task_state(vcpu) + PAGE),
         debug: kvm_debugregs::default(),

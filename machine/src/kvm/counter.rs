@@ -40,10 +40,20 @@ impl CounterKind {
     }
 }
 
+/// When a guest is stepped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepping {
+    /// In every run: its progress is known wherever it ends.
+    Always,
+    /// Only in runs to a place that was counted before.
+    OnDemand,
+}
+
 /// Steps a guest whose exception handlers push the error code, or 0, and the vector, and write to a port.
 #[derive(Debug)]
 pub struct Stepper {
     pub(crate) view: Arc<View>,
+    pub(crate) stepping: Stepping,
     /// The port.
     pub(crate) port: u16,
     /// Where the exception stack ends.

@@ -14,7 +14,7 @@ mod vm;
 
 pub(crate) use capture::TSC;
 pub use capture::{Privilege, Restore, host_tsc};
-pub use counter::{CounterKind, Stepper};
+pub use counter::{CounterKind, Stepper, Stepping};
 pub use cpu_model::{Cpu, CpuError, CpuLeaves, CpuModel, X2Apic};
 pub use dirty_ring::Harvest;
 pub use exit::RawExit;

@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
 use super::capture::Privilege;
-use super::counter::Stepper;
+use super::counter::{Stepper, Stepping};
 use super::dirty_ring::{DirtyRing, Harvest};
 use super::exit::RawExit;
 use super::host::{Host, KvmError};
@@ -116,9 +116,11 @@ impl Vcpu {
         let slack = limit.unwrap_or_default() * self.lateness();
         let latest = deadline.map(|deadline| deadline + slack);
         let exit = loop {
-            let exit = match self.stepper {
-                None => self.run_until(latest)?,
-                Some(_) => self.step_until(None, latest)?,
+            let exit = match &self.stepper {
+                Some(stepper) if stepper.stepping == Stepping::Always => {
+                    self.step_until(None, latest)?
+                }
+                _ => self.run_until(latest)?,
             };
             // Without a kick, and in time, the timer was still set for an earlier run.
             let is_early = deadline.is_some_and(|deadline| Instant::now() < deadline);

@@ -143,11 +143,18 @@ impl Machine {
         }
         applied.written.sort_unstable();
         applied.written.dedup();
-        applied
-            .written
-            .iter()
-            .for_each(|&page| self.digest.mark(page));
+        self.note_written(&applied.written);
         Ok(applied)
+    }
+
+    /// These pages have changed.
+    pub(super) fn note_written(&mut self, pages: &[PageIndex]) {
+        for &page in pages {
+            self.digest.mark(page);
+            if let Some(tracked) = &mut self.tracked {
+                tracked.insert(page);
+            }
+        }
     }
 
     /// Has the devices act on an exit of a vCPU that is not recorded.

@@ -34,6 +34,9 @@ unsafe impl Pod for XsaveArea {}
 // SAFETY: integers and arrays of integers, all of 32 bits: no padding.
 unsafe impl Pod for LocalApic {}
 
+// SAFETY: bytes.
+unsafe impl Pod for [u8; 512] {}
+
 /// The 4 KiB XSAVE area of `KVM_GET_XSAVE`.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -182,6 +182,11 @@ impl VcpuState {
         load(&self.bytes[XSAVE..])
     }
 
+    /// x87 and SSE registers, as FXSAVE64 stores them.
+    pub fn fxsave(&self) -> [u8; 512] {
+        load::<[u8; 512]>(&self.bytes[XSAVE..])
+    }
+
     pub(crate) fn set_xsave(&mut self, xsave: &XsaveArea) {
         store(xsave, &mut self.bytes[XSAVE..]);
     }

@@ -8,6 +8,7 @@ mod elf;
 mod entry;
 mod operations;
 mod programs;
+mod rewind;
 mod snapshot;
 mod stepped;
 mod views;

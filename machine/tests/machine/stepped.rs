@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Progress, VcpuIndex};
 use samsara_machine::bare::{DEVICE_PAGE, Program, boot, register, stepper};
-use samsara_machine::kvm::{Privilege, RawExit, Restore, Vm};
+use samsara_machine::kvm::{Privilege, RawExit, Restore, Stepping, Vm};
 use samsara_machine::memory::View;
 
 use crate::elf::{Elf, write};
@@ -35,7 +35,7 @@ fn every_instruction_counts() {
     let view = Arc::new(View::new(&image).unwrap());
     let vm = Vm::on_view(&host, &view).unwrap();
     let mut vcpu = vm.vcpu(&host, VcpuIndex(0), Privilege::User).unwrap();
-    vcpu.set_stepper(stepper(VcpuIndex(0), &view));
+    vcpu.set_stepper(stepper(VcpuIndex(0), &view, Stepping::Always));
     vcpu.attach().unwrap();
     vcpu.restore(&states[0], Restore::Whole).unwrap();
     let mut state = states[0].clone();
