@@ -43,12 +43,10 @@ fn assert_prefix(found: &[Frame], expected: &[Frame]) {
 /// apart, as only the codec knows how checks are made.
 fn forge(kind: u8, body: &[u8]) -> Vec<u8> {
     use xxhash_rust::xxh3::xxh3_64;
-    let mut covered = vec![kind];
-    covered.extend_from_slice(body);
     let length = (body.len() as u32).to_le_bytes();
-    let checksum = xxh3_64(&covered).to_le_bytes();
+    let checksum = xxh3_64(body).to_le_bytes();
     let check = xxh3_64(&[&length[..], &checksum, &[kind]].concat()).to_le_bytes();
-    [&length[..], &check[..3], &checksum, &covered].concat()
+    [&[kind], &length[..], &check[..3], &checksum, body].concat()
 }
 
 fn fault_of(kind: u8, body: &[u8], limits: Limits) -> Fault {
@@ -191,9 +189,9 @@ fn forged_header(kind: u8, length: u32) -> [u8; 16] {
     let length = length.to_le_bytes();
     let check = xxh3_64(&[&length[..], &[0; 8], &[kind]].concat()).to_le_bytes();
     let mut header = [0; 16];
-    header[..4].copy_from_slice(&length);
-    header[4..7].copy_from_slice(&check[..3]);
-    header[15] = kind;
+    header[0] = kind;
+    header[1..5].copy_from_slice(&length);
+    header[5..8].copy_from_slice(&check[..3]);
     header
 }
 

@@ -152,14 +152,17 @@ pub(super) fn encode(before: Before, record: &Record, chunk: &OrderChunk) -> Byt
 pub(super) fn decode(
     frame: &Bytes,
     offset: u64,
-    before: Before,
-    shape: Shape,
+    before: Option<(Before, Shape)>,
 ) -> Result<Record, DecodeError> {
     if !is_whole(frame) {
         // The length may be what is wrong.
         let fault = Fault::HeaderDamaged;
         return Err(DecodeError { offset, fault });
     }
+    let (before, shape) = before.ok_or(DecodeError {
+        offset,
+        fault: Fault::NothingBefore,
+    })?;
     let mut body = Body::new(frame.slice(HEADER_BYTES..), offset + HEADER_BYTES as u64);
     let seq = before.seq.next();
     let flags = body.byte("flags")?;

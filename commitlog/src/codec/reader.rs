@@ -198,13 +198,8 @@ impl FrameReader {
             return Ok(None);
         }
         let frame = self.buffer.split_to(compact.frame_bytes()).freeze();
-        let (Some(before), Some(shape)) = (self.before, self.limits.shape()) else {
-            return Err(DecodeError {
-                offset: self.offset,
-                fault: Fault::NothingBefore,
-            });
-        };
-        let record = compact::decode(&frame, self.offset, before, shape)?;
+        let before = self.before.zip(self.limits.shape());
+        let record = compact::decode(&frame, self.offset, before)?;
         Ok(Some((Frame::Record(record), frame.len())))
     }
 }

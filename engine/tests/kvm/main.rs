@@ -11,4 +11,5 @@ mod mistakes;
 mod paging;
 mod privileged;
 mod programs;
+mod soak;
 mod world;

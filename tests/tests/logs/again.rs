@@ -8,7 +8,13 @@ use crate::recorded::{Recorded, recorded};
 
 /// Replays by running chunks again, with so many threads; how many there were, and how many came out differently.
 fn run_again(run: &Recorded, threads: &str) -> (u64, u64) {
-    let words = ["replay", run.log_name(), "--reexecute", "--threads", threads];
+    let words = [
+        "replay",
+        run.log_name(),
+        "--reexecute",
+        "--threads",
+        threads,
+    ];
     let replayed = run.ctl(&words);
     assert_eq!(replayed.code, run.ran.code, "{}", replayed.stderr);
     assert!(replayed.stdout == run.ran.stdout, "another output");
@@ -48,15 +54,26 @@ fn stepped_runs_are_replayed_from_orders_alone() {
     for (name, params) in cases {
         let run = recorded(name, params, &settings);
         let refused = run.ctl(&["replay", run.log_name()]);
-        assert_eq!(refused.code, Some(ExitCode::LogFile.code().into()), "{name}");
+        assert_eq!(
+            refused.code,
+            Some(ExitCode::LogFile.code().into()),
+            "{name}"
+        );
         assert!(refused.stderr.contains("--reexecute"), "{}", refused.stderr);
         for threads in ["1", "2"] {
             let (chunks, divergences) = run_again(&run, threads);
-            assert_eq!((chunks, divergences), (run.report.chunks, 0), "{name} {params}");
+            assert_eq!(
+                (chunks, divergences),
+                (run.report.chunks, 0),
+                "{name} {params}"
+            );
         }
         let stats = run.json(&["log", "stats", run.log_name(), "--json"]);
         let mean = stats["chunks"]["mean_order_log_bytes"].as_f64().unwrap();
-        println!("{name} {params}: {} orders, {mean:.1} bytes on average", run.report.chunks);
+        println!(
+            "{name} {params}: {} orders, {mean:.1} bytes on average",
+            run.report.chunks
+        );
     }
 }
 

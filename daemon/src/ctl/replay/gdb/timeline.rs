@@ -322,8 +322,9 @@ impl Replay {
                 continue;
             };
             let applied = self.consumer.apply(&frame);
-            let applied = applied
-                .map_err(|error| failure(&error, Some(&frame), &self.log, !self.disks.is_empty()))?;
+            let applied = applied.map_err(|error| {
+                failure(&error, Some(&frame), &self.log, !self.disks.is_empty())
+            })?;
             let Frame::Record(record) = frame else {
                 continue;
             };
