@@ -71,6 +71,11 @@ fn check(length: u8, body: &[u8]) -> u16 {
     xxh3_64(&covered[..=body.len()]) as u16
 }
 
+/// Whether a compact frame begins here.
+pub(crate) fn is_compact(bytes: &[u8]) -> bool {
+    Compact::at(bytes).is_some()
+}
+
 /// Whether so many compact frames begin here, one after the other: more than chance makes of anything else.
 pub(crate) fn is_chain(mut bytes: &[u8], count: usize) -> bool {
     for _ in 0..count {

@@ -36,7 +36,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use compact::TSC_STEP;
-pub(crate) use compact::is_chain;
+pub(crate) use compact::{is_chain, is_compact};
 pub use encoder::FrameEncoder;
 pub use error::{DecodeError, Fault};
 pub use reader::FrameReader;
