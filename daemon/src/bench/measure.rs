@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use serde::Serialize;
 
 use super::BenchError;
-use super::hosts::{Hosts, Mode, Ran};
+use super::daemon::Ran;
+use super::hosts::{Hosts, Mode};
 use super::instructions::{Counter, Instructions};
 use super::spread::Spread;
 use crate::report::{QuantilesUs, Report};

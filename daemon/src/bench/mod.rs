@@ -5,6 +5,7 @@
 //! with the least and the greatest. The programs are part of samsaractl; a machine of one's own can be added.
 
 mod chart;
+mod daemon;
 mod error;
 mod hosts;
 mod instructions;
@@ -86,38 +87,7 @@ impl BenchArgs {
             // Found out now rather than after the measurement.
             write(path, "")?;
         }
-        let samsarad = self.samsarad.clone().unwrap_or_else(beside);
-        let hosts = Hosts::new(samsarad, self.sets.clone())?;
-        let counter = Counter::new("perf", cycles);
-        let modes = [Mode::Native, Mode::Recorded, Mode::Protected];
-        let plan = Plan {
-            hosts: &hosts,
-            counter: &counter,
-            rounds: self.rounds,
-            modes: &modes[..if self.no_protected { 2 } else { 3 }],
-        };
-        let input = hosts.path("input");
-        if chosen.iter().any(|workload| workload.has_input) {
-            hosts.write("input", &noise(INPUT_BYTES))?;
-        }
-        let subjects = chosen
-            .iter()
-            .map(|workload| subject(&hosts, workload, self.vcpus, &input));
-        let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
-        let workloads = measure_all(&plan, &subjects)?;
-        let machines = measure_all(&plan, &machines)?;
-        let results = Results {
-            version: env!("CARGO_PKG_VERSION"),
-            unix_ms: crate::status::unix_ms(),
-            host: HostFacts::here(),
-            vcpus: self.vcpus,
-            rounds: self.rounds,
-            recorded: Results::means(&workloads, |one| one.recorded.as_ref()),
-            protected: Results::means(&workloads, |one| one.protected.as_ref()),
-            workloads,
-            machines,
-            sets: self.sets,
-        };
+        let results = self.measure(&chosen, &machines, &Counter::new("perf", cycles))?;
         if let Some(path) = &self.json {
             let text = serde_json::to_string_pretty(&results).map_err(std::io::Error::from);
             let text = text.map_err(failed_to_write(path))? + "\n";
@@ -127,6 +97,45 @@ impl BenchArgs {
             write(path, &chart::chart(&results))?;
         }
         Ok(table::tables(&results))
+    }
+
+    fn measure(
+        &self,
+        chosen: &[&Workload],
+        machines: &[Subject],
+        counter: &Counter,
+    ) -> Result<Results, BenchError> {
+        let samsarad = self.samsarad.clone().unwrap_or_else(beside);
+        let hosts = Hosts::new(samsarad, self.sets.clone())?;
+        let input = hosts.path("input");
+        if chosen.iter().any(|workload| workload.has_input) {
+            hosts.write("input", &noise(INPUT_BYTES))?;
+        }
+        let programs = chosen
+            .iter()
+            .map(|workload| subject(&hosts, workload, self.vcpus, &input));
+        let programs = programs.collect::<Result<Vec<_>, _>>()?;
+        let modes = [Mode::Native, Mode::Recorded, Mode::Protected];
+        let plan = Plan {
+            hosts: &hosts,
+            counter,
+            rounds: self.rounds,
+            modes: &modes[..if self.no_protected { 2 } else { 3 }],
+        };
+        let workloads = measure_all(&plan, &programs)?;
+        let machines = measure_all(&plan, machines)?;
+        Ok(Results {
+            version: env!("CARGO_PKG_VERSION"),
+            unix_ms: crate::status::unix_ms(),
+            host: HostFacts::here(),
+            vcpus: self.vcpus,
+            rounds: self.rounds,
+            recorded: Results::means(&workloads, |one| one.recorded.as_ref()),
+            protected: Results::means(&workloads, |one| one.protected.as_ref()),
+            workloads,
+            machines,
+            sets: self.sets.clone(),
+        })
     }
 
     fn chosen(&self) -> Result<Vec<&'static Workload>, BenchError> {

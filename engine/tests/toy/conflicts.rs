@@ -8,7 +8,7 @@ use samsara_engine::{Conflict, Faults, Stats, Winner};
 use samsara_machine::bare::register;
 
 use crate::cpu::Limits;
-use crate::program::{Mix, Op};
+use crate::program::{self, Mix, Op};
 use crate::world::{Run, Setup};
 
 const PAGE: u64 = 4096;
@@ -38,19 +38,26 @@ fn account(programs: Vec<Arc<[Op]>>, faults: Faults) -> Arc<Stats> {
     stats
 }
 
+/// The same of a run in which something was lost: a thread may come too late for that.
+fn account_of_losses(programs: &[Arc<[Op]>]) -> Arc<Stats> {
+    let mut runs = (0..20).map(|_| account(programs.to_vec(), Faults::default()));
+    let found = runs.find(|stats| stats.snapshot().squashes > 0);
+    found.expect("nothing is ever lost")
+}
+
 /// vCPU 0 and 3 each on a page of its own, vCPU 1 counts on the planted page, vCPU 2 waits there for the last count.
 fn planted(counts: u64) -> Vec<Arc<[Op]>> {
     let alone = |vcpu: u64| {
         let word = APART + vcpu * PAGE;
         let ops = (0..counts).flat_map(|_| [Op::Load(word), Op::Store(word)]);
-        program(ops)
+        of(ops)
     };
-    let counter = program((0..counts).map(|_| Op::Add(PLANTED)));
-    let waiter = program([Op::Await(PLANTED, counts)].into_iter());
+    let counter = of((0..counts).map(|_| Op::Add(PLANTED)));
+    let waiter = of([Op::Await(PLANTED, counts)].into_iter());
     vec![alone(0), counter, waiter, alone(3)]
 }
 
-fn program(ops: impl Iterator<Item = Op>) -> Arc<[Op]> {
+fn of(ops: impl Iterator<Item = Op>) -> Arc<[Op]> {
     ops.chain([Op::Write(register::HALT, None)]).collect()
 }
 
@@ -58,7 +65,7 @@ fn program(ops: impl Iterator<Item = Op>) -> Arc<[Op]> {
 #[test]
 fn a_planted_conflict_is_attributed_to_exactly_that() {
     const COUNTS: u64 = 3000;
-    let stats = account(planted(COUNTS), Faults::default());
+    let stats = account_of_losses(&planted(COUNTS));
     let counts = stats.snapshot();
     let found = stats.conflicts();
     let [conflict] = found.as_slice() else {
@@ -87,6 +94,30 @@ fn a_planted_conflict_is_attributed_to_exactly_that() {
     // Behind the instructions that count; the last chunk is behind the one that halts, too.
     let counted = 1..=COUNTS + 1;
     assert!(winner_at.iter().all(|at| counted.contains(&at.what)));
+}
+
+/// What a device writes for one vCPU, and another reads meanwhile, is lost to no vCPU.
+#[test]
+fn conflicts_with_devices_are_told_apart() {
+    const READS: u64 = 300;
+    let [descriptor, _] = program::descriptors(0);
+    let [buffer, _] = program::buffers(0);
+    let reader = (0..READS).map(|_| Op::Write(register::INPUT, Some(descriptor)));
+    // Each read begins where the one before it ended, and the file's words are their offsets.
+    let last = (READS - 1) * program::BUFFER_BYTES;
+    let waiter = [Op::Await(buffer, last)].into_iter();
+    let stats = account_of_losses(&[of(reader), of(waiter)]);
+    let found = stats.conflicts();
+    let [conflict] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(conflict.page, Gpa(buffer / PAGE * PAGE));
+    assert_eq!(
+        (conflict.loser, conflict.winner),
+        (VcpuIndex(1), Winner::Input)
+    );
+    assert_eq!(conflict.squashes, stats.snapshot().squashes);
+    assert_eq!(conflict.winner_at, []);
 }
 
 /// A squash that no commit made necessary is nobody's win.
