@@ -27,6 +27,7 @@ use follow::{Asked, Begin, Followed};
 use progress::Progress;
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command")]
 pub(super) struct ReplayArguments {
     /// The log: a file, or a directory with segments.
     file: PathBuf,

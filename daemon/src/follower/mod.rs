@@ -48,6 +48,16 @@ fn with_causes(error: &ConsumeError) -> String {
     Failure::new(ExitCode::Internal, error).message
 }
 
+/// What is followed.
+pub(crate) struct Primary {
+    /// Its commit stream.
+    pub(crate) commits: mpsc::Receiver<Vec<Bytes>>,
+    /// The link to it.
+    pub(crate) link: BackupHandle,
+    /// How its orders are run.
+    pub(crate) rerunning: Rerunning,
+}
+
 /// A backup's disks, and the history that they become part of.
 pub(crate) struct FollowedDisks {
     /// This host's.
@@ -61,9 +71,11 @@ pub(crate) type Followed = (Option<Box<Machine>>, Option<FollowError>);
 
 /// Starts to follow; `loaded` hears when the snapshot is complete.
 pub(crate) fn start(
-    commits: mpsc::Receiver<Vec<Bytes>>,
-    rerunning: Rerunning,
-    link: BackupHandle,
+    Primary {
+        commits,
+        link,
+        rerunning,
+    }: Primary,
     retained: SharedRetained,
     network: Arc<Network>,
     board: Arc<Board>,

@@ -18,7 +18,7 @@ use super::input::Input;
 use crate::disk::{self, Disks};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::follower::{self, Followed, FollowedDisks, Rerunning, SharedRetained};
+use crate::follower::{self, Followed, FollowedDisks, Primary, Rerunning, SharedRetained};
 use crate::kvm::Kvm;
 use crate::run::Base;
 
@@ -126,11 +126,13 @@ impl Follow {
         let failed = move |reason| {
             let _ = tell.send(Input::FollowFailed { session, reason });
         };
-        let rerun = Rerunning::new(kvm, base, &welcome, &handle)?;
+        let rerunning = Rerunning::new(kvm, base, &welcome, &handle)?;
         let thread = follower::start(
-            commits,
-            rerun,
-            handle.clone(),
+            Primary {
+                commits,
+                link: handle.clone(),
+                rerunning,
+            },
             retained.clone(),
             base.network.clone(),
             base.board.clone(),

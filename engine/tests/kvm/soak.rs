@@ -36,8 +36,8 @@ fn guests(vcpus: u8) -> Vec<Guest> {
 fn resident_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let words = line.unwrap().split_whitespace();
-    words.filter_map(|word| word.parse().ok()).next().unwrap()
+    let mut words = line.unwrap().split_whitespace();
+    words.find_map(|word| word.parse().ok()).unwrap()
 }
 
 /// Every so many-th chunk is squashed without need, each time another share of them; every commit's digest is followed.

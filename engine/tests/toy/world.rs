@@ -190,7 +190,7 @@ impl Run {
     pub(crate) fn since(&self, seq: CommitSeq) -> Vec<Frame> {
         let items = self.world.items.lock().unwrap();
         let frames = items.iter().map(|(item, _)| match item.clone() {
-            Item::Record(record) => (record.seq, Frame::Record(record)),
+            Item::Record(record, _) => (record.seq, Frame::Record(record)),
             Item::Digest(digest) => (digest.seq, Frame::Digest(digest)),
         });
         frames

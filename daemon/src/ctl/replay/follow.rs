@@ -315,13 +315,12 @@ pub(super) fn failure(
     let path = log.current_path().display();
     let code = match error {
         _ if error.is_divergence() => ExitCode::Diverged,
-        ConsumeError::Snapshot(SnapshotError::Memory(_)) => ExitCode::Kvm,
+        ConsumeError::Snapshot(SnapshotError::Memory(_)) | ConsumeError::Engine(_) => ExitCode::Kvm,
         ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
             let message = disks_text(log.current_path(), expected, found);
             return CtlError::Replay(Failure::text(ExitCode::Input, message));
         }
         ConsumeError::NoSuchDisk { .. } | ConsumeError::Disk { .. } => ExitCode::Input,
-        ConsumeError::Engine(_) => ExitCode::Kvm,
         ConsumeError::Apply(ApplyError::NotRun(seq)) => {
             let message = format!(
                 "log file {path} says of commit {seq} only where its chunk ends: replay it with --reexecute, on a host with KVM"
