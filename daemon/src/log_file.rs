@@ -97,18 +97,17 @@ impl LogFile {
 
     /// Waits until everything is written; the queue must be finished.
     pub fn end(self) -> Result<(), Failure> {
-        let thread = match self.state {
-            State::Writing(thread, keeper) => {
-                // First: the writer may wait for the segment that it prepares.
-                if let Some(keeper) = keeper {
-                    keeper.stop();
-                }
-                thread
-            }
-            State::Waiting(thread, ..) => thread,
+        let (thread, work) = match self.state {
+            // The keeper ends first: the writer may wait for the segment that it prepares.
+            State::Writing(thread, keeper) => (thread, keeper.and_then(Keeper::stop)),
+            State::Waiting(thread, ..) => (thread, None),
             State::File(_) | State::Folder(_) | State::Done => return Ok(()),
         };
-        match thread.join() {
+        let written = thread.join();
+        if let Some(mut work) = work {
+            work.settle();
+        }
+        match written {
             Ok(result) => result.map_err(|error| Failure::new(ExitCode::LogFile, &error)),
             Err(_) => Err(Failure::text(ExitCode::Internal, "the log writer panicked")),
         }

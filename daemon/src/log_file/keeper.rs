@@ -17,12 +17,12 @@ use samsara_machine::memory::MemoryError;
 use super::folder::Folder;
 use super::handoff::Handoff;
 
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it looks: seldom enough to cost nothing, and a guest that writes a gigabyte a second does not get far between.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module's description.
 pub(super) struct Keeper {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Work>,
     stop: Arc<Stop>,
 }
 
@@ -50,21 +50,26 @@ impl Keeper {
         };
         let thread = std::thread::Builder::new()
             .name("checkpoints".into())
-            .spawn(move || work.run())?;
+            .spawn(move || {
+                work.run();
+                work
+            })?;
         Ok(Self { thread, stop })
     }
 
-    /// Ends the thread; a checkpoint that is being taken is given up.
-    pub(super) fn stop(self) {
+    /// Ends the thread; a checkpoint that is being taken is given up. To be settled once the log's writer has ended.
+    pub(super) fn stop(self) -> Option<Work> {
         *self
             .stop
             .is_set
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = true;
         self.stop.changed.notify_all();
-        if self.thread.join().is_err() {
+        let work = self.thread.join();
+        work.inspect_err(|_| {
             tracing::error!("the thread that takes checkpoints of the log panicked");
-        }
+        })
+        .ok()
     }
 }
 
@@ -95,7 +100,7 @@ enum CheckpointError {
 }
 
 /// Gone, even by a panic, it leaves nobody waiting for a segment.
-struct Work {
+pub(super) struct Work {
     folder: Folder,
     handoff: Arc<Handoff>,
     recorder: Weak<Recorder>,
@@ -137,7 +142,7 @@ impl Work {
     }
 
     /// Finishes segments that the writer has left, and removes those that are too many.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for mut segment in self.handoff.take_retired() {
             if let Err(error) = segment.sync() {
                 tracing::warn!(

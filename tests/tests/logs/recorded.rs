@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use samsara_tests::{Guest, Ran, Report, Site};
+use rustix::process::{Pid, Signal, kill_process};
+use samsara_tests::{Guest, HarnessError, Ran, Report, Site, wait};
+use samsarad::exit::ExitCode;
 use serde_json::Value;
 
 use crate::BOUND;
@@ -45,6 +47,30 @@ impl Recorded {
         }
     }
 
+    /// A guest whose log is in segments and whose host is stopped when there are so many of them.
+    pub(crate) fn stopped_at_segments(count: usize, guest: &str, params: &str) -> Self {
+        let site = Site::new().unwrap();
+        let guest = Guest::new(&site, guest, params).unwrap();
+        let log = site.path("recorder");
+        fs::create_dir(&log).unwrap();
+        let host = start(&site, &guest, &log);
+        let waited = wait_segments(&log, count);
+        let code = end(host, Signal::TERM);
+        waited.unwrap();
+        let ran = Ran {
+            code,
+            stdout: fs::read(site.path(CONSOLE)).unwrap(),
+            stderr: String::new(),
+        };
+        let report = fs::read(site.path(REPORT)).unwrap();
+        Self {
+            report: serde_json::from_slice(&report).unwrap(),
+            site,
+            log,
+            ran,
+        }
+    }
+
     pub(crate) fn log_name(&self) -> &str {
         self.log.to_str().unwrap()
     }
@@ -82,6 +108,22 @@ impl Recorded {
             "{what}: {}",
             replayed.stderr
         );
+    }
+
+    /// Replayed, it goes as far as its host did before it was stopped, whose output had begun to leave.
+    pub(crate) fn assert_replayed_as_far(&self, what: &str) {
+        let replayed = self.ctl(&["replay", self.log_name()]);
+        let codes = [self.ran.code, replayed.code];
+        let expected = [ExitCode::Stopped, ExitCode::LogEnds].map(|code| Some(code.code().into()));
+        assert_eq!(codes, expected, "{what}: {}", replayed.stderr);
+        let (was, is) = (&self.ran.stdout, &replayed.stdout);
+        assert!(
+            !was.is_empty() && is.starts_with(was),
+            "{what}: another output"
+        );
+        let outcome = self.json(&["replay", self.log_name(), "--json"]);
+        assert_eq!(outcome["seq"].as_u64(), Some(self.report.commits), "{what}");
+        assert_eq!(outcome["tail"], "clean", "{what}");
     }
 
     /// What is shown and counted of it is what the run counted.
@@ -137,17 +179,40 @@ pub(crate) fn recorded(name: &str, params: &str, settings: &[&str]) -> Recorded 
     Recorded::new(site, &guest, settings)
 }
 
+const CONSOLE: &str = "console";
+const REPORT: &str = "stopped.json";
+
 /// Starts a host whose guest is recorded.
-pub(crate) fn start(site: &Site, guest: &Guest, log: &Path) -> std::process::Child {
+pub(crate) fn start(site: &Site, guest: &Guest, log: &Path) -> Child {
     let mut command = Command::new(&site.binaries().samsarad);
     command.args(["--role", "standalone", "--record"]).arg(log);
+    command.arg("--report").arg(site.path(REPORT));
     command.args(["--set", "log.checkpoint_every_s=1"]);
     for setting in guest.settings() {
         command.args(["--set", &setting]);
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command.spawn().unwrap()
+    let console = fs::File::create(site.path(CONSOLE)).unwrap();
+    command.stdin(Stdio::null()).stdout(console);
+    command.stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Ends a host; gives its exit status.
+pub(crate) fn end(mut host: Child, signal: Signal) -> Option<i32> {
+    kill_process(Pid::from_child(&host), signal).unwrap();
+    host.wait().unwrap().code()
+}
+
+/// Waits until the only run in a directory has so many segments.
+pub(crate) fn wait_segments(recorder: &Path, count: usize) -> Result<(), HarnessError> {
+    let paths = |path: &Path| {
+        let entries = fs::read_dir(path).unwrap();
+        entries.map(|entry| entry.unwrap().path())
+    };
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "log");
+    let look = || {
+        let run = paths(recorder).next();
+        let logs = run.map_or(0, |run| paths(&run).filter(is_log).count());
+        Ok((logs >= count).then_some(()))
+    };
+    wait::until("segments", BOUND, look, String::new)
 }

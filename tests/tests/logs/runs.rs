@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use samsara_tests::{Guest, Site, kvm_shared_or_skip, numbered_lines, tree, wait_file};
 use samsarad::exit::ExitCode;
 
 use crate::BOUND;
-use crate::recorded::{Recorded, recorded, start};
+use crate::recorded::{Recorded, end, recorded, start};
 
 #[test]
 fn what_was_recorded_is_replayed() {
@@ -105,6 +105,7 @@ fn a_replay_goes_to_any_commit() {
 #[test]
 fn a_log_of_a_host_that_was_lost_is_replayed_as_far_as_it_goes() {
     const COUNT: u32 = 100_000;
+    const LOG_BYTES: u64 = 512 << 10;
     let Some(_machine) = kvm_shared_or_skip("a_log_of_a_host_that_was_lost") else {
         return;
     };
@@ -115,10 +116,10 @@ fn a_log_of_a_host_that_was_lost_is_replayed_as_far_as_it_goes() {
         let site = Site::new().unwrap();
         let guest = Guest::new(&site, "outputs", &format!("n={COUNT} run=20 delay=2000")).unwrap();
         let log = site.path("run.log");
-        let mut host = start(&site, &guest, &log);
-        wait_file(&log, 2 << 20, BOUND).unwrap();
-        kill_process(Pid::from_child(&host), signal).unwrap();
-        let code = host.wait().unwrap().code();
+        let host = start(&site, &guest, &log);
+        let waited = wait_file(&log, LOG_BYTES, BOUND);
+        let code = end(host, signal);
+        waited.unwrap();
         assert_eq!(code, status.map(i32::from));
         let replayed = site.ran_ctl(&["replay", log.to_str().unwrap()]).unwrap();
         let ends = ExitCode::LogEnds.code();
