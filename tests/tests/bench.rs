@@ -24,28 +24,26 @@ fn each_mode_is_run_and_told() {
         return;
     };
     let site = Site::new().unwrap();
-    let guest = Guest::new(&site, "counter", "n=200000").unwrap();
+    let guest = Guest::new(&site, "counter", "n=100000").unwrap();
     let file = |name: &str| site.path(name).display().to_string();
     let (json, chart, own) = (file("b.json"), file("b.svg"), file("own.toml"));
     let settings = guest.settings();
     let program = settings[0].strip_prefix("vm.program=").unwrap();
-    let text = format!("[vm]\nprogram = {program:?}\nparams = \"n=200000\"\nvcpus = 2\n");
+    let text = format!("[vm]\nprogram = {program:?}\nparams = \"n=100000\"\nvcpus = 2\n");
     fs::write(&own, text).unwrap();
     let machine = format!("mine={own}");
     let words = [
-        "--only", "clock", "--rounds", "2", "--json", &json, "--chart", &chart,
+        "--only", "hello", "--rounds", "2", "--json", &json, "--chart", &chart,
     ];
     let text = bench(&site, &[&words[..], &["--machine", &machine]].concat()).unwrap();
-    for part in ["clock", "mine", "recorded / native", "verified"] {
+    for part in ["hello", "mine", "recorded / native", "verified"] {
         assert!(text.contains(part), "no {part} in\n{text}");
     }
     let found: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     for one in [&found["workloads"][0], &found["machines"][0]] {
         assert_eq!(one["native"]["seconds"].as_array().unwrap().len(), 2);
         for mode in ["recorded", "protected"] {
-            for name in ["chunks_per_second", "faults_avoided_per_second"] {
-                assert!(is_positive(&one[mode][name]), "{mode}, {name}: {one}");
-            }
+            assert!(is_positive(&one[mode]["chunks_per_second"]), "{one}");
             assert!(is_positive(&one[mode]["ratio"]["median"]), "{one}");
             assert!(
                 is_positive(&one[mode]["effects"]["bytes_per_second"]),
@@ -62,6 +60,8 @@ fn each_mode_is_run_and_told() {
             "{one}"
         );
     }
+    let mine = &found["machines"][0]["recorded"];
+    assert!(is_positive(&mine["faults_avoided_per_second"]), "{mine}");
     assert!(is_positive(&found["recorded"]["programs"]));
     let chart = fs::read_to_string(&chart).unwrap();
     assert!(chart.starts_with("<svg ") && chart.contains(">mine</text>"));

@@ -140,4 +140,38 @@ mod tests {
         let addresses = found.iter().map(|found| found.0 / PAGE_BYTES as u64);
         assert!(addresses.clone().min() < Some(300) && addresses.max() > Some(900));
     }
+
+    /// Time for the account of a squash by so many pages that the last of so many commits wrote, by two vCPUs in turn, so
+    /// that none of them is known and no place is free.
+    fn time_of_a_note(pages: u32, commits: usize) -> Duration {
+        const ROUNDS: u32 = 20_000;
+        let layout = Layout::new(Shape {
+            vcpu_count: 2,
+            memory_bytes: 1 << 30,
+        });
+        let told: Vec<_> = (0..pages * 200).map(|page| page * 1000).collect();
+        let mut all: Vec<_> = (1..commits).map(|_| published(by(1), &[1, 3, 5])).collect();
+        all.push(published(by(1), &told));
+        let stale = (0..pages).map(|page| (PageIndex(page * 1000), Residency::Image));
+        let mut stale = Stale::new(stale.collect(), all);
+        let mut conflicts = Conflicts::default();
+        let began = std::time::Instant::now();
+        for round in 0..ROUNDS {
+            for (place, (page, _)) in (0..).zip(&mut stale.pages) {
+                page.0 = (place * 200 + round % 200) * 1000;
+            }
+            let at = u64::from(round);
+            stale.note(&mut conflicts, layout, at, Duration::from_micros(50));
+        }
+        began.elapsed() / ROUNDS
+    }
+
+    #[test]
+    #[ignore = "a measurement, for the release profile; run with --ignored --nocapture"]
+    fn what_a_note_costs() {
+        for (pages, commits) in [(1, 1), (1, 4), (8, 4), (8, 64)] {
+            let time = time_of_a_note(pages, commits);
+            println!("{pages} pages, {commits} commits: {time:?}");
+        }
+    }
 }

@@ -112,7 +112,7 @@ fn what_the_account_costs() {
             ..Guest::new(name, params, 2)
         };
         let (mut times, mut squash_costs) = (Vec::new(), Vec::new());
-        let mut squashes = 0;
+        let (mut squashes, mut lost) = (0, Duration::ZERO);
         for _ in 0..ROUNDS {
             let (with, counts) = lose(&host, &guest, SIDE_BY_SIDE);
             let without = Faults {
@@ -125,12 +125,14 @@ fn what_the_account_costs() {
                 |counts: &StatsSnapshot| counts.lost.as_secs_f64() / counts.squashes.max(1) as f64;
             squash_costs.push(each(&counts) / each(&bare));
             squashes += counts.squashes;
+            lost += counts.lost;
         }
         times.sort_by(f64::total_cmp);
         squash_costs.sort_by(f64::total_cmp);
         println!(
-            "{name}: {} squashes a run; time with over without: median {:.3} ({:.3}..{:.3}); a squash: median {:.3}",
+            "{name}: {} squashes a run, {:?} each; time with over without: median {:.3} ({:.3}..{:.3}); a squash: median {:.3}",
             squashes / ROUNDS as u64,
+            lost / squashes.max(1) as u32,
             times[ROUNDS / 2],
             times[0],
             times[ROUNDS - 1],
