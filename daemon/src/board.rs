@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use samsara_commitlog::GuestTime;
+use samsara_commitlog::{GuestTime, Shape};
 use samsara_config::{Config, Role};
 use samsara_engine::{DivergenceCause, Stats};
 use samsara_replication::transport::LinkStats;
@@ -88,7 +88,10 @@ impl Board {
             guest: Mutex::default(),
             guest_file: GuestFile::new(config),
             past: Mutex::default(),
-            following: Following::default(),
+            following: Following {
+                reruns: Arc::new(Stats::new(Shape::VCPUS_MAX)),
+                ..Following::default()
+            },
             disk_sync_bytes: Arc::default(),
         }
     }

@@ -100,7 +100,7 @@ fn a_status_reads_well() {
   commits  100, received 99, verified 90
       lag  received 0 commits, 0 B, 0.0 ms; verified 10 commits, 3.0 MiB, 4.2 ms
   network  tap0: 12 frames in (2.0 KiB), 3 out (300 B), 1 lost: full, 7 lost: standby
-recording  on, serial; counter none: effects form
+recording  on, serial; counter none: chunks that are cut travel as effects
    chunks  90 (60 + 30 by vCPU), 0.0% in order form
 conflicts  10 squashed (10.0%), 0 ran exclusively
       log  0 B, effects 0 B

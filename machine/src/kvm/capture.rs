@@ -82,7 +82,11 @@ impl Vcpu {
             .map_err(KvmError::request("KVM_GET_XSAVE"))?;
         state.set_xsave(&XsaveArea::from_kvm(&xsave));
         if self.privilege == Privilege::Kernel {
-            return self.capture_privileged(state);
+            self.capture_privileged(state)?;
+            if let (Some(tsc), true) = (state.tsc(), self.stepper.is_some()) {
+                state.set_tsc(in_steps(tsc));
+            }
+            return Ok(());
         }
         if cfg!(debug_assertions) {
             self.check_privileged(state)?;
@@ -180,8 +184,7 @@ impl Vcpu {
             None => *self.tsc_ahead.insert(self.ask_tsc_ahead()?),
         };
         let tsc = host_tsc().wrapping_add(ahead);
-        let tsc = tsc.checked_next_multiple_of(TSC_STEP).unwrap_or(tsc);
-        state.set_msr(TSC, tsc);
+        state.set_msr(TSC, in_steps(tsc));
         Ok(())
     }
 
@@ -288,6 +291,11 @@ impl Vcpu {
         }
         Ok(())
     }
+}
+
+/// Rounded up to what orders have it in.
+fn in_steps(tsc: u64) -> u64 {
+    tsc.checked_next_multiple_of(TSC_STEP).unwrap_or(tsc)
 }
 
 fn entries(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
