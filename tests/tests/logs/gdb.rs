@@ -109,6 +109,7 @@ fn numbers(ran: &Ran, word: &str) -> Vec<Vec<u64>> {
     lines.map(numbers).collect()
 }
 
+const COUNT: u64 = 2_000_000;
 const HITS: usize = 6;
 
 /// Two vCPUs count in one word: which commit changed it, and what it was before.
@@ -121,7 +122,11 @@ fn gdb_steps_back_over_a_commit_and_sees_the_old_value() {
     if !has_gdb(TEST) {
         return;
     }
-    let run = recorded("counter", "n=300000", &["recording.chunk_max_us=500"]);
+    let run = recorded(
+        "counter",
+        &format!("n={COUNT}"),
+        &["recording.chunk_max_us=500"],
+    );
     assert_eq!(run.ran.code, Some(0), "{}", run.ran.stderr);
     let script = format!(
         "printf \"word %lu\\n\", (unsigned long)&shared
@@ -168,7 +173,7 @@ monitor translate 0x200000
         .collect();
     back.reverse();
     assert_eq!(numbers(&ran, "back "), back);
-    let end = vec![vec![run.report.commits, 300_000]];
+    let end = vec![vec![run.report.commits, COUNT]];
     assert_eq!(numbers(&ran, "end "), end);
     assert_eq!(numbers(&ran, "again "), end);
     let stdout = String::from_utf8_lossy(&ran.stdout);

@@ -4,7 +4,7 @@
 //! the last reason to stop, until where the way back had come: so a reason that is far away is found in about two passes, not in
 //! one for each piece that is kept.
 
-use samsara_commitlog::CommitSeq;
+use samsara_commitlog::{CommitSeq, Record};
 
 use super::stops::{Stop, Stops};
 use super::timeline::Timeline;
@@ -20,9 +20,17 @@ pub(super) enum Motion {
     /// One commit backward.
     StepBack,
     /// Backward until there is a reason to stop.
-    Backward,
+    Backward(Moved),
     /// The same, over commits that are not kept any more.
     Pass(Pass),
+}
+
+/// Whether a way back has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// The present state is where it begins: no reason to stop.
+    NotYet,
+    Already,
 }
 
 /// A part of the log that is gone over forward, to find the last reason to stop on the way back.
@@ -31,6 +39,8 @@ pub(super) struct Pass {
     /// The part is between the states after these commits.
     from: CommitSeq,
     until: CommitSeq,
+    /// Whether its last state may be a reason to stop, too: nobody could tell before.
+    is_last_new: bool,
     /// The state that the way back would stop at, and why.
     last: Option<(CommitSeq, Stop)>,
 }
@@ -54,8 +64,11 @@ impl Motion {
             Self::Forward if timeline.forward()? => Ok(forward_reason(timeline, stops)),
             Self::Forward => Ok(Some(Stop::End)),
             Self::StepBack => step_back(timeline).map(Some),
-            Self::Backward if timeline.back()? => Ok(backward_reason(timeline, stops)),
-            Self::Backward => self.pass_before(timeline),
+            Self::Backward(_) if timeline.back()? => {
+                *self = Self::Backward(Moved::Already);
+                Ok(backward_reason(timeline, stops))
+            }
+            Self::Backward(moved) => self.pass_before(timeline, moved),
             Self::Pass(pass) if timeline.seq() >= pass.until => self.end_pass(pass, timeline),
             Self::Pass(mut pass) => {
                 pass.advance(timeline, stops)?;
@@ -66,16 +79,22 @@ impl Motion {
     }
 
     /// Begins a pass over what is before the present state.
-    fn pass_before(&mut self, timeline: &mut Timeline) -> Result<Option<Stop>, CtlError> {
+    fn pass_before(
+        &mut self,
+        timeline: &mut Timeline,
+        moved: Moved,
+    ) -> Result<Option<Stop>, CtlError> {
         let until = timeline.seq();
         if until <= timeline.first() {
             return Ok(Some(Stop::Begin));
         }
+        let is_last_new = moved == Moved::Already && timeline.record().is_none();
         timeline.begin_before(CommitSeq(until.0 - 1))?;
         let from = timeline.seq();
         *self = Self::Pass(Pass {
             from,
             until,
+            is_last_new,
             last: None,
         });
         // The log has lost what was before since it was opened.
@@ -88,27 +107,26 @@ impl Motion {
             None => (pass.from, None),
         };
         timeline.goto(seq)?;
-        *self = Self::Backward;
+        *self = Self::Backward(Moved::Already);
         Ok(stop)
     }
 }
 
 impl Pass {
     fn advance(&mut self, timeline: &mut Timeline, stops: &Stops) -> Result<(), CtlError> {
-        let rips: Vec<_> = timeline.rips().collect();
         if !timeline.forward()? {
             // There is a gap, or damage, before the checkpoint from which the way back has come.
             timeline.give_up_before(self.until)?;
             (self.from, self.last) = (timeline.first(), None);
             return Ok(());
         }
-        if let Some(step) = timeline.step() {
-            let to = CommitSeq(step.record.seq.0 - 1);
-            let vcpu = step.record.chunk().map(|chunk| chunk.vcpu);
-            let rip = vcpu.and_then(|vcpu| rips.get(usize::from(vcpu.0)).copied());
-            if let Some(stop) = stops.reason(step, to, rip) {
-                self.last = Some((to, stop));
-            }
+        let seq = timeline.seq();
+        // The way back comes to the state after a commit first, then over the commit.
+        if let Some(stop) = timeline.step().and_then(|step| stops.passed(step)) {
+            self.last = Some((CommitSeq(seq.0 - 1), stop));
+        }
+        if seq < self.until || self.is_last_new {
+            self.last = reached(timeline, stops).map_or(self.last, |stop| Some((seq, stop)));
         }
         Ok(())
     }
@@ -130,11 +148,21 @@ fn step_back(timeline: &mut Timeline) -> Result<Stop, CtlError> {
 }
 
 fn forward_reason(timeline: &Timeline, stops: &Stops) -> Option<Stop> {
-    let step = timeline.step()?;
-    stops.reason(step, timeline.seq(), timeline.rip_of(step))
+    let passed = timeline.step().and_then(|step| stops.passed(step));
+    passed.or_else(|| reached(timeline, stops))
 }
 
 fn backward_reason(timeline: &Timeline, stops: &Stops) -> Option<Stop> {
-    let step = timeline.undone()?;
-    stops.reason(step, timeline.seq(), timeline.rip_of(step))
+    let passed = timeline.undone().and_then(|step| stops.passed(step));
+    passed.or_else(|| reached(timeline, stops))
+}
+
+/// Whether the present state is a reason to stop.
+fn reached(timeline: &Timeline, stops: &Stops) -> Option<Stop> {
+    let chunk = timeline.record().and_then(Record::chunk);
+    let at = chunk.map(|chunk| {
+        let state = timeline.machine().vcpu(chunk.vcpu);
+        (chunk.vcpu, state.regs().rip)
+    });
+    stops.reached(timeline.seq(), at)
 }

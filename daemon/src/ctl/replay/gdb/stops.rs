@@ -95,24 +95,23 @@ impl Stops {
         &mut self.commits
     }
 
-    /// Whether going over a step, to the state after commit `to`, is a reason to stop. `rip` is where its vCPU is there.
-    pub(super) fn reason(&self, step: &Step, to: CommitSeq, rip: Option<u64>) -> Option<Stop> {
-        let vcpu = step.record.chunk().map(|chunk| chunk.vcpu);
-        let watch = self
-            .watches
-            .iter()
-            .find(|watch| watch.is_changed(&step.change));
-        if let Some(watch) = watch {
-            let address = watch.address;
-            return Some(Stop::Watch { vcpu, address });
+    /// Whether going over a step, in either direction, is a reason to stop.
+    pub(super) fn passed(&self, step: &Step) -> Option<Stop> {
+        let mut watches = self.watches.iter();
+        let watch = watches.find(|watch| watch.is_changed(&step.change))?;
+        Some(Stop::Watch {
+            vcpu: step.record.chunk().map(|chunk| chunk.vcpu),
+            address: watch.address,
+        })
+    }
+
+    /// Whether the state after a commit is a reason to stop: of the vCPU whose commit it was, if it was one's, there is its
+    /// place in the program.
+    pub(super) fn reached(&self, seq: CommitSeq, at: Option<(VcpuIndex, u64)>) -> Option<Stop> {
+        match at {
+            Some((vcpu, rip)) if self.addresses.contains(&rip) => Some(Stop::Break(vcpu)),
+            _ => self.commits.contains(&seq).then_some(Stop::Commit),
         }
-        let has_come = |rip| self.addresses.contains(&rip);
-        if let Some(vcpu) = vcpu
-            && rip.is_some_and(has_come)
-        {
-            return Some(Stop::Break(vcpu));
-        }
-        self.commits.contains(&to).then_some(Stop::Commit)
     }
 }
 

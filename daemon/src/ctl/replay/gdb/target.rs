@@ -24,7 +24,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use samsara_commitlog::{CommitSeq, VcpuIndex};
 
 use super::monitor;
-use super::motion::Motion;
+use super::motion::{Motion, Moved};
 use super::registers::{Vcpu, VcpuRegisters};
 use super::stops::{Stop, Stops};
 use super::timeline::Timeline;
@@ -258,7 +258,7 @@ impl ReverseStep<Tid> for Session {
 
 impl ReverseCont<Tid> for Session {
     fn reverse_cont(&mut self) -> Result<(), CtlError> {
-        self.motion = Motion::Backward;
+        self.motion = Motion::Backward(Moved::NotYet);
         Ok(())
     }
 }

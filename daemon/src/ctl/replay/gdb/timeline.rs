@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use samsara_commitlog::{CommitSeq, Frame, Record, VcpuIndex};
+use samsara_commitlog::{CommitSeq, Frame, Record};
 use samsara_engine::Consumer;
 use samsara_machine::Machine;
 use samsara_machine::machine::{Change, Shadow, SnapshotError};
@@ -132,19 +132,6 @@ impl Timeline {
     /// The step that leads on from the present state, if it is kept.
     pub(super) fn undone(&self) -> Option<&Step> {
         self.steps.get(self.done)
-    }
-
-    /// Where each vCPU is in its program.
-    pub(super) fn rips(&self) -> impl Iterator<Item = u64> {
-        let machine = self.machine();
-        let vcpus = (0..machine.shape().vcpu_count).map(VcpuIndex);
-        vcpus.map(|vcpu| machine.vcpu(vcpu).regs().rip)
-    }
-
-    /// Where the vCPU of a step is in its program; none if the step is an input.
-    pub(super) fn rip_of(&self, step: &Step) -> Option<u64> {
-        let chunk = step.record.chunk()?;
-        Some(self.machine().vcpu(chunk.vcpu).regs().rip)
     }
 
     pub(super) fn position(&self) -> Position {

@@ -1,10 +1,11 @@
 use std::path::{Path, PathBuf};
 
-use super::super::motion::Motion;
+use super::super::motion::{Motion, Moved};
 use super::super::stops::{Stop, Stops};
 use super::super::tests::{COMMITS, long};
 use super::*;
 use crate::ctl::made::Made;
+use samsara_commitlog::VcpuIndex;
 
 /// A log of many commits, and the digests of all its states.
 fn made(folder: &Path) -> (PathBuf, Vec<u128>) {
@@ -36,6 +37,8 @@ fn source(path: &Path, kept_bytes: usize) -> Source {
 fn open(path: &Path, kept_bytes: usize) -> Timeline {
     Timeline::open(source(path, kept_bytes)).unwrap()
 }
+
+const BACK: Motion = Motion::Backward(Moved::NotYet);
 
 /// Goes on until there is a reason to stop.
 fn run(mut motion: Motion, timeline: &mut Timeline, stops: &Stops) -> Stop {
@@ -136,14 +139,47 @@ fn what_stops_a_way_forward_stops_the_way_back() {
             (10, Stop::Commit),
             (0, Stop::Begin),
         ] {
-            assert_eq!(run(Motion::Backward, &mut timeline, &stops), stop, "{seq}");
+            assert_eq!(run(BACK, &mut timeline, &stops), stop, "{seq}");
             assert_at(&mut timeline, &digests, seq);
         }
         assert!(stops.unwatch(address, 4) && !stops.unwatch(address, 4));
         stops.commits().clear();
         assert_eq!(run(Motion::Forward, &mut timeline, &stops), Stop::End);
-        assert_eq!(run(Motion::Backward, &mut timeline, &stops), Stop::Begin);
+        assert_eq!(run(BACK, &mut timeline, &stops), Stop::Begin);
         assert_at(&mut timeline, &digests, 0);
+    }
+}
+
+/// States that are stopped at are the same in both directions, wherever the log begins anew.
+#[test]
+fn the_way_back_stops_at_the_states_of_the_way_forward() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut made = long();
+    let path = made.write(folder.path());
+    made.write_segments(folder.path(), &[20, 21, 40]);
+    for path in [path, folder.path().to_owned()] {
+        for kept_bytes in KEPT {
+            let mut timeline = open(&path, kept_bytes);
+            let mut stops = Stops::default();
+            // Where all vCPUs are that are made up: so at every commit but those of inputs.
+            stops.add_address(0);
+            stops.commits().extend([10, 25].map(CommitSeq));
+            let mut all = |motion| {
+                let mut found = Vec::new();
+                loop {
+                    let stop = run(motion, &mut timeline, &stops);
+                    if matches!(stop, Stop::Begin | Stop::End) {
+                        return found;
+                    }
+                    found.push((timeline.seq().0, stop));
+                }
+            };
+            let forward = all(Motion::Forward);
+            let mut back = all(BACK);
+            back.reverse();
+            assert_eq!(forward.len() as u64, COMMITS - COMMITS / 5 + 1 + 2);
+            assert_eq!(back, forward[..forward.len() - 1]);
+        }
     }
 }
 
@@ -187,7 +223,7 @@ fn segments_are_one_history_backward_too() {
                 (5, Stop::Commit),
                 (0, Stop::Begin),
             ] {
-                assert_eq!(run(Motion::Backward, &mut timeline, &stops), stop);
+                assert_eq!(run(BACK, &mut timeline, &stops), stop);
                 assert_at(&mut timeline, &digests, seq);
             }
         }
@@ -199,10 +235,7 @@ fn segments_are_one_history_backward_too() {
         .path()
         .join("run-0000000009/00000000000000000000.log");
     std::fs::remove_file(oldest).unwrap();
-    assert_eq!(
-        run(Motion::Backward, &mut timeline, &Stops::default()),
-        Stop::Begin
-    );
+    assert_eq!(run(BACK, &mut timeline, &Stops::default()), Stop::Begin);
     assert_at(&mut timeline, &digests, 20);
     assert_eq!(timeline.first(), CommitSeq(20));
 }
@@ -246,7 +279,7 @@ fn a_gap_is_not_gone_over() {
     std::fs::remove_file(&middle).unwrap();
     let stops = Stops::default();
     for kept_bytes in KEPT {
-        for (back, at) in [(Motion::Backward, 45), (Motion::StepBack, 40)] {
+        for (back, at) in [(BACK, 45), (Motion::StepBack, 40)] {
             let source = Source {
                 begin: Begin::Checkpoint(CommitSeq(45)),
                 ..source(folder.path(), kept_bytes)
