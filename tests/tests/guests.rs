@@ -181,13 +181,13 @@ fn lu() {
     one_answer("lu", "n=128");
 }
 
-/// Programs of the benchmarks: each kind of sharing, and none.
+/// Programs of the benchmarks: each kind of sharing, and none; every second one in an ordinary run.
 #[test]
 fn suite() {
     let Some(_machine) = kvm_or_skip("suite") else {
         return;
     };
-    for (name, params) in [
+    let programs = [
         ("blackscholes", "n=5000 passes=3"),
         ("compute", "n=3000000"),
         ("hashtable", "n=20000"),
@@ -196,7 +196,8 @@ fn suite() {
         ("ocean", "n=126 sweeps=40"),
         ("stream", "n=300000 passes=2"),
         ("workqueue", "n=500"),
-    ] {
+    ];
+    for (name, params) in programs.into_iter().step_by(by_effort(2, 1)) {
         one_answer(name, params);
     }
 }
