@@ -109,9 +109,9 @@ fn cases(vcpus: u8) -> Vec<Guest> {
     vec![
         guest("counter", "n=60 mode=lock"),
         guest("hello", "via=byte"),
+        guest("status", "status=7"),
         large("litmus", "test=sb iters=2 batch=2"),
         large("private", "n=300"),
-        guest("status", "status=7"),
         Guest {
             typed: b"one\ntwo\nq\n",
             ..guest("console", "")
@@ -130,7 +130,7 @@ fn replays_stepped(vcpus: u8) {
     let host = Arc::new(host);
     let settings = counted(Some(CounterKind::SingleStep));
     let cases = cases(vcpus);
-    let count = by_effort(5, cases.len());
+    let count = by_effort(3, cases.len());
     for guest in cases.into_iter().take(count) {
         let started = Instant::now();
         let history = record(&host, &guest, settings);
