@@ -19,7 +19,7 @@ mod runs;
 mod shape;
 mod varint;
 
-pub use codec::{DecodeError, Fault, FrameKind, FrameReader, StreamHeader};
+pub use codec::{DecodeError, Fault, FrameEncoder, FrameKind, FrameReader, StreamHeader, TSC_STEP};
 pub use frame::{DiskRange, Frame, SnapshotStart, StateDigest};
 pub use ids::{CommitSeq, DeviceIndex, Gpa, GuestTime, PAGE_BYTES, VcpuIndex};
 pub use limits::{
@@ -27,6 +27,8 @@ pub use limits::{
 };
 pub use log::{LogClaim, LogError, LogHistory, LogReader, LogSummary, LogWriter, Tail, verify};
 pub use order::{OrderError, StreamOrder};
-pub use record::{Boundary, Chunk, ChunkResult, Commit, Effects, Exit, Input, Record, Space};
+pub use record::{
+    Boundary, Chunk, Commit, Effects, Exit, Input, OrderChunk, Place, Progress, Record, Space,
+};
 pub use runs::{ByteRuns, ByteRunsBuilder, RunsError};
 pub use shape::{Shape, ShapeError};

@@ -108,6 +108,14 @@ impl StreamOrder {
         }
     }
 
+    /// What the next record follows: a commit, and the guest clock at it; `None` until the snapshot is complete.
+    pub fn last(&self) -> Option<(CommitSeq, GuestTime)> {
+        match self.place {
+            Place::Records(_, seq, time) => Some((seq, time)),
+            Place::Start | Place::Snapshot(..) => None,
+        }
+    }
+
     /// The machine's shape, once the snapshot has started.
     pub fn shape(&self) -> Option<Shape> {
         match self.place {

@@ -11,8 +11,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use samsara_commitlog::{
-    CommitSeq, Exit, Frame, FrameKind, GuestTime, LogError, LogReader, LogWriter, OrderError,
-    Record, StreamOrder, Tail, verify,
+    Commit, CommitSeq, Exit, Frame, FrameKind, GuestTime, LogError, LogReader, LogWriter,
+    OrderError, Record, StreamOrder, Tail, verify,
 };
 use tempfile::TempDir;
 
@@ -47,11 +47,8 @@ fn what_is_written_is_read() {
         frames_of(&path).unwrap(),
         (frames[..5].to_vec(), Tail::Clean)
     );
-    let rest: Vec<_> = frames[5..]
-        .iter()
-        .flat_map(|frame| frame.encode().to_vec())
-        .collect();
-    writer.append_encoded(&rest).unwrap();
+    let (all, starts) = stream(&frames);
+    writer.append_encoded(&all[starts[5]..]).unwrap();
     writer.sync().unwrap();
     assert_eq!(writer.log_bytes(), fs::metadata(&path).unwrap().len());
     drop(writer);
@@ -64,7 +61,7 @@ fn what_is_written_is_read() {
     let summary = verify(&path).unwrap();
     assert_eq!(summary.shape, Some(common::SHAPE));
     assert_eq!(summary.snapshot_seq, Some(CommitSeq(7)));
-    assert_eq!(summary.last_seq, Some(CommitSeq(12)));
+    assert_eq!(summary.last_seq, Some(CommitSeq(15)));
     assert_eq!(summary.last_digest, Some(digest(12)));
     assert_eq!(
         (
@@ -72,7 +69,7 @@ fn what_is_written_is_read() {
             summary.input_count,
             summary.digest_count
         ),
-        (2, 3, 2)
+        (5, 3, 2)
     );
     let effects: usize = frames
         .iter()
@@ -204,7 +201,14 @@ fn a_flipped_bit_is_damage_but_in_the_last_frame() {
             }
             Err(LogError::Damaged { error, follows, .. }) => {
                 assert_eq!(error.offset, starts[place - 1] as u64, "bit {bit}");
-                assert_eq!(follows, starts[place] as u64, "bit {bit}");
+                // A few compact frames are not told from chance.
+                let is_order = |frame: &Frame| {
+                    let record = frame.record();
+                    record.is_some_and(|record| matches!(record.commit, Commit::Order(_)))
+                };
+                let orders = frames[place..].iter().take_while(|frame| is_order(frame));
+                let next = place + orders.count();
+                assert_eq!(follows, starts[next] as u64, "bit {bit}");
             }
             Err(LogError::NotALog { .. }) => assert!(bit / 8 < 8, "bit {bit}"),
             Err(LogError::Bad { error, .. }) => assert!(bit / 8 < 12, "bit {bit}: {error}"),

@@ -77,6 +77,8 @@ pub const KEYS: &[Key] = &[
 
     set("recording.mode", "\"on\"", "\"on\" or \"off\"", "\"off\" runs an ordinary VM: no log, no backup; for comparisons"),
     set("recording.isolation", "\"auto\"", "\"parallel\", \"serial\" or \"auto\"", "vCPUs run at the same time in views of their own, or one after the other in one view; \"auto\": as suits host and guest"),
+    set("recording.form", "\"auto\"", "\"auto\", \"effects\" or \"order\"", "what travels of a chunk: the bytes that it changed, or the order to run it again, which is a few bytes; \"auto\": orders while the network is what is slow"),
+    set("recording.counter", "\"auto\"", "\"auto\", \"exits\" or \"single-step\"", "what counts the progress of vCPUs, so that chunks that were cut can be run again; \"exits\": nothing, only chunks that end by exits are; \"single-step\": slow, for tests"),
     set("recording.chunk_min_us", "200", "a whole number from 10 to 1000000", "shortest chunk timer, microseconds"),
     set("recording.chunk_max_us", "5000", "a whole number from 10 to 1000000", "longest chunk timer, microseconds; far below what a commit takes, guests that write much hardly get on"),
     set("recording.digest_every", "256", "a whole number from 0 to 1000000000", "commits between two digests of the whole machine; 0: never"),

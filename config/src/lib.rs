@@ -27,8 +27,8 @@ pub use error::{ConfigError, Origin};
 pub use example::example;
 pub use keys::{KEYS, Key};
 pub use values::{
-    AckPolicy, ArbiterKind, ByteSize, Console, ConsoleDevice, ConsoleInput, CpuModel, Isolation,
-    PeerAddress, RecordingMode, StartPolicy,
+    AckPolicy, ArbiterKind, ByteSize, Console, ConsoleDevice, ConsoleInput, Counter, CpuModel,
+    Isolation, PeerAddress, RecordingForm, RecordingMode, StartPolicy,
 };
 
 /// Everything that can be configured.
@@ -133,6 +133,10 @@ pub struct RecordingConfig {
     pub mode: RecordingMode,
     /// How vCPUs are kept apart.
     pub isolation: Isolation,
+    /// In which form chunks travel.
+    pub form: RecordingForm,
+    /// What counts the progress of vCPUs.
+    pub counter: Counter,
     /// Shortest chunk timer, microseconds.
     #[serde(deserialize_with = "values::ranged::<_, u64, 10, 1_000_000>")]
     pub chunk_min_us: u64,
@@ -155,6 +159,8 @@ impl Default for RecordingConfig {
         Self {
             mode: RecordingMode::On,
             isolation: Isolation::Auto,
+            form: RecordingForm::Auto,
+            counter: Counter::Auto,
             chunk_min_us: 200,
             chunk_max_us: 5000,
             digest_every: 256,

@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use samsara_commitlog::GuestTime;
+use samsara_commitlog::{GuestTime, Shape};
 use samsara_config::{Config, Role};
-use samsara_engine::Stats;
+use samsara_engine::{DivergenceCause, Stats};
 use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
+use crate::contention::{Contention, GuestFile};
 use crate::metrics::{DurationCounts, Observed, Snapshot};
 use crate::net::Network;
 use crate::report::{QuantilesCommits, QuantilesUs, Report};
@@ -27,8 +28,12 @@ pub struct Following {
     pub guest_time_ns: AtomicU64,
     /// The guest's mark at the last of them.
     pub mark: AtomicU64,
-    /// Chunks applied.
+    /// Chunks applied from their effects.
     pub chunks: AtomicU64,
+    /// Chunks that came as orders.
+    pub orders: AtomicU64,
+    /// How they were run again.
+    pub reruns: Arc<Stats>,
     /// Encoded bytes received.
     pub bytes: AtomicU64,
     /// Whole-state digests that were equal.
@@ -53,6 +58,7 @@ pub struct Board {
     network: Arc<Network>,
     taps: Vec<String>,
     guest: Mutex<Option<Box<dyn Fn() -> GuestView + Send>>>,
+    guest_file: GuestFile,
     /// Latencies of links that are gone.
     past: Mutex<[Quantiles; 2]>,
     /// Counts of a backup.
@@ -80,8 +86,12 @@ impl Board {
             world,
             stats,
             guest: Mutex::default(),
+            guest_file: GuestFile::new(config),
             past: Mutex::default(),
-            following: Following::default(),
+            following: Following {
+                reruns: Arc::new(Stats::new(Shape::VCPUS_MAX)),
+                ..Following::default()
+            },
             disk_sync_bytes: Arc::default(),
         }
     }
@@ -133,6 +143,7 @@ impl Board {
         status.counters.squashes = counts.squashes;
         status.counters.exclusive_chunks = counts.exclusive_chunks;
         status.counters.effect_bytes = counts.effect_bytes;
+        status.counters.faults_avoided = counts.faults_avoided;
         status.counters.log_bytes = self.world.log_bytes();
         let following = &self.following;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -163,8 +174,26 @@ impl Board {
             status.positions.verified = load(&following.verified);
             status.positions.committed = status.positions.verified;
         }
-        status.counters.chunks_effects_form = status.counters.chunks() + load(&following.chunks);
+        let [orders, effects, fetched] = self.world.forms();
+        let counters = &mut status.counters;
+        counters.chunks_order_form = orders + load(&following.orders);
+        counters.chunks_effects_form = effects + load(&following.chunks);
+        counters.effects_fetched = fetched;
+        counters.rerun_divergences = DivergenceCause::ALL
+            .map(|cause| {
+                (
+                    cause.as_str().to_owned(),
+                    load(following.reruns.divergences(cause)),
+                )
+            })
+            .into();
         status
+    }
+
+    /// What vCPUs have lost their chunks by. Reads the guest's file, if there is something to name.
+    pub fn contention(&self) -> Contention {
+        let status = self.update(|status| status.clone());
+        Contention::new(&status, &self.stats, &self.guest_file)
     }
 
     /// The report of the run, as far as it is known here.
@@ -182,6 +211,8 @@ impl Board {
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         report.lag_received_us = quantiles(past[0].summary());
         report.lag_verified_us = quantiles(past[1].summary());
+        report.conflicts = self.contention().conflicts;
+        report.conflicts.truncate(Report::CONFLICTS_MAX);
         report
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{CLIENT_TIMEOUT, request};
 pub use server::ControlServer;
 
+use crate::contention::Contention;
 use crate::status::Status;
 
 /// What can be asked.
@@ -23,6 +24,8 @@ use crate::status::Status;
 pub enum Request {
     /// How are you?
     Status,
+    /// What do vCPUs lose their chunks by?
+    Contention,
     /// The operator says that this host may run alone.
     Promote,
 }
@@ -33,6 +36,8 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Contention`].
+    Contention(Box<Contention>),
     /// The request is done; in words.
     Done(String),
     /// The request is not possible now; why, and what to do.

@@ -1,7 +1,9 @@
 //! samsarad and samsaractl.
 
+pub mod bench;
 pub mod board;
 pub mod cli;
+pub mod contention;
 pub mod control;
 pub mod ctl;
 mod disk;
@@ -9,6 +11,7 @@ pub mod emitter;
 pub mod exit;
 pub mod failure;
 mod follower;
+mod form;
 pub mod guest;
 pub mod http;
 mod kvm;

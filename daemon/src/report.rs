@@ -1,5 +1,6 @@
 //! The report of a run (`--report FILE`): JSON for scripts, benchmarks and tests.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use samsara_config::Role;
 use serde::{Deserialize, Serialize};
 
+use crate::contention::Conflict;
 use crate::status::{RoleChange, Status};
 
 /// The report cannot be written.
@@ -63,6 +65,9 @@ pub struct QuantilesCommits {
 pub struct Report {
     /// Time from the start of the process to this report.
     pub wall_seconds: f64,
+    /// The guest clock at its last commit: how long it ran, on whichever hosts.
+    #[serde(default)]
+    pub guest_seconds: f64,
     /// The guest's exit status, if it ended by itself.
     pub exit_status: Option<u8>,
     /// How the run ended, in words: the guest's exit or halt, a fault, or why samsarad stopped.
@@ -81,10 +86,25 @@ pub struct Report {
     pub squashes: u64,
     /// Chunks run while the others waited.
     pub exclusive_chunks: u64,
+    /// Pages that chunks changed without a fault, because they were held already.
+    #[serde(default)]
+    pub faults_avoided: u64,
     /// Bytes of effects.
     pub effect_bytes: u64,
     /// Bytes of encoded records.
     pub log_bytes: u64,
+    /// Chunks that travelled as orders to run them again.
+    #[serde(default)]
+    pub chunks_order_form: u64,
+    /// Chunks that travelled as the bytes that they changed.
+    #[serde(default)]
+    pub chunks_effects_form: u64,
+    /// Effects that a backup asked for.
+    #[serde(default)]
+    pub effects_fetched: u64,
+    /// Chunks that came out differently when they were run again here, by cause.
+    #[serde(default)]
+    pub rerun_divergences: BTreeMap<String, u64>,
     /// Digests that did not agree.
     pub divergences: u64,
     /// Times this host went live after the loss of the primary.
@@ -101,6 +121,9 @@ pub struct Report {
     pub lag_received_commits: QuantilesCommits,
     /// Commits not yet verified.
     pub lag_verified_commits: QuantilesCommits,
+    /// What vCPUs lost their chunks by, on this host: the most frequent, at most sixteen.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
     /// Changes of role, oldest first.
     pub role_changes: Vec<RoleChange>,
     /// Digest of the committed state, hexadecimal.
@@ -110,11 +133,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Conflicts that are reported.
+    pub const CONFLICTS_MAX: usize = 16;
+
     /// The report that a status allows; distributions and the digest are the caller's to fill in.
     pub fn new(status: &Status, wall_seconds: f64, stop: impl Into<String>) -> Self {
         let counters = &status.counters;
         Self {
             wall_seconds,
+            guest_seconds: status.guest_time_ns as f64 / 1e9,
             exit_status: status.ended.as_ref().and_then(|ended| ended.exit_status),
             stop: stop.into(),
             role: status.role,
@@ -124,8 +151,13 @@ impl Report {
             chunks_by_vcpu: counters.chunks_by_vcpu.clone(),
             squashes: counters.squashes,
             exclusive_chunks: counters.exclusive_chunks,
+            faults_avoided: counters.faults_avoided,
             effect_bytes: counters.effect_bytes,
             log_bytes: counters.log_bytes,
+            chunks_order_form: counters.chunks_order_form,
+            chunks_effects_form: counters.chunks_effects_form,
+            effects_fetched: counters.effects_fetched,
+            rerun_divergences: counters.rerun_divergences.clone(),
             divergences: counters.divergences,
             failovers: counters.failovers,
             mark: status.mark,
@@ -134,6 +166,7 @@ impl Report {
             lag_verified_us: QuantilesUs::default(),
             lag_received_commits: QuantilesCommits::default(),
             lag_verified_commits: QuantilesCommits::default(),
+            conflicts: Vec::new(),
             role_changes: status.role_changes.clone(),
             digest: None,
             digest_seq: None,

@@ -116,7 +116,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
-    let world = World::new(ack_level(&config), input, sender);
+    let world = World::new(ack_level(&config), config.recording.form, input, sender);
     let world = Arc::new(world.map_err(|error| Failure::new(ExitCode::Internal, &error))?);
     let stats = Arc::new(Stats::new(config.vm.vcpus as u8));
     let board = Arc::new(Board::new(
@@ -249,6 +249,18 @@ async fn answer(
 ) -> Response {
     match request {
         Request::Status => Response::Status(Box::new(board.status())),
+        Request::Contention => {
+            // Names are read from a file.
+            let found = tokio::task::spawn_blocking(move || board.contention()).await;
+            found.map_or_else(
+                |_| {
+                    Response::Refused(
+                        "the account of conflicts cannot be given: see the log".into(),
+                    )
+                },
+                |found| Response::Contention(Box::new(found)),
+            )
+        }
         Request::Promote => {
             let (reply, answer) = tokio::sync::oneshot::channel();
             let asked = promote.send(node::Promotion { reply }).await.is_ok();

@@ -82,7 +82,9 @@ fn start(
 ) -> Result<Running, Failure> {
     if recorded {
         if let Some(log) = &mut base.log {
-            base.world.attach_log(log.begin(&mut machine)?);
+            let queue = log.begin(&mut machine)?;
+            let base_of = (machine.seq(), machine.guest_time());
+            base.world.attach_log(queue, base_of);
         }
         let guest = guest::run(kvm, base, machine)?;
         if let Some(log) = &mut base.log {

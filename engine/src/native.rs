@@ -98,9 +98,13 @@ impl NativeRun {
         Ok(())
     }
 
-    /// The guest clock.
+    /// The guest clock; it stands still once the guest has ended.
     pub fn time(&self) -> GuestTime {
-        self.shared.now()
+        let state = self.shared.lock();
+        match state.machine.ended() {
+            Some(_) => state.machine.guest_time(),
+            None => self.shared.now(),
+        }
     }
 
     /// The last MARK.

@@ -1,7 +1,13 @@
 //! What the engine counts as it runs. Plain atomics: read at any time, by anyone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use samsara_commitlog::VcpuIndex;
+
+use crate::conflicts::{Conflict, Conflicts};
+use crate::record::DivergenceCause;
 
 /// Counts of one vCPU.
 #[derive(Debug, Default)]
@@ -12,6 +18,20 @@ pub struct LaneStats {
     pub squashes: AtomicU64,
     /// Chunks that ran alone.
     pub exclusive_chunks: AtomicU64,
+    /// Chunks squashed because they changed more than a record carries.
+    pub too_large: AtomicU64,
+    /// Time that went into squashed chunks, and into undoing them.
+    pub lost_ns: AtomicU64,
+    conflicts: Mutex<Conflicts>,
+}
+
+impl LaneStats {
+    /// Only the vCPU itself, when it squashes a chunk, and whoever asks.
+    pub(crate) fn conflicts(&self) -> MutexGuard<'_, Conflicts> {
+        self.conflicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Buckets of a histogram: bucket `i` counts durations below 2^i microseconds that fit no lower one;
@@ -62,8 +82,12 @@ pub struct Stats {
     pub commits: AtomicU64,
     /// Encoded bytes of effects.
     pub effect_bytes: AtomicU64,
+    /// Pages that committed chunks changed without a fault, because they were held already.
+    pub faults_avoided: AtomicU64,
     /// Whole-state digests taken.
     pub digests: AtomicU64,
+    /// Chunks that came out differently when they were run again, by cause.
+    divergences: [AtomicU64; DivergenceCause::ALL.len()],
     /// How long committed chunks ran.
     pub chunk: Durations,
     /// How long commits held the commit lock.
@@ -81,8 +105,14 @@ pub struct StatsSnapshot {
     pub squashes: u64,
     /// Chunks that ran alone.
     pub exclusive_chunks: u64,
+    /// Chunks squashed because they changed more than a record carries.
+    pub too_large: u64,
+    /// Time that went into squashed chunks, and into undoing them.
+    pub lost: Duration,
     /// Encoded bytes of effects.
     pub effect_bytes: u64,
+    /// Pages that committed chunks changed without a fault, because they were held already.
+    pub faults_avoided: u64,
     /// Whole-state digests taken.
     pub digests: u64,
     /// Durations of committed chunks.
@@ -101,6 +131,23 @@ impl Stats {
         }
     }
 
+    /// Chunks that came out differently, by this cause.
+    pub fn divergences(&self, cause: DivergenceCause) -> &AtomicU64 {
+        &self.divergences[cause as usize]
+    }
+
+    /// What vCPUs have lost their chunks by, the most frequent first: at most [`CONFLICTS_MAX`] of each.
+    ///
+    /// [`CONFLICTS_MAX`]: crate::CONFLICTS_MAX
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let lanes = (0..).map(VcpuIndex).zip(&self.lanes);
+        let of =
+            |(vcpu, lane): (VcpuIndex, &LaneStats)| lane.conflicts().of(vcpu).collect::<Vec<_>>();
+        let mut all: Vec<_> = lanes.flat_map(of).collect();
+        all.sort_by_key(|one| (std::cmp::Reverse(one.squashes), one.page, one.loser));
+        all
+    }
+
     /// All counts now.
     pub fn snapshot(&self) -> StatsSnapshot {
         let sum = |of: fn(&LaneStats) -> &AtomicU64| {
@@ -114,7 +161,10 @@ impl Stats {
             commits: load(&self.commits),
             squashes: sum(|lane| &lane.squashes),
             exclusive_chunks: sum(|lane| &lane.exclusive_chunks),
+            too_large: sum(|lane| &lane.too_large),
+            lost: Duration::from_nanos(sum(|lane| &lane.lost_ns)),
             effect_bytes: load(&self.effect_bytes),
+            faults_avoided: load(&self.faults_avoided),
             digests: load(&self.digests),
             chunk: self.chunk.read(),
             commit: self.commit.read(),

@@ -8,7 +8,7 @@
 #define EPSILON 0x1p-52
 #define QUARTER_PI 0x1.921fb54442d18p-1
 
-static inline double absolute(double value) { return value < 0 ? -value : value; }
+static inline double absolute(double value) { return __builtin_fabs(value); }
 
 static inline double square_root(double value) {
     double root;

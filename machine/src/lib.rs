@@ -11,6 +11,7 @@ pub mod linux;
 pub mod machine;
 pub mod memory;
 pub mod pc;
+pub mod symbols;
 pub mod tap;
 pub mod vcpu;
 

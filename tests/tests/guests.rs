@@ -181,6 +181,27 @@ fn lu() {
     one_answer("lu", "n=128");
 }
 
+/// Programs of the benchmarks: each kind of sharing, and none; every second one in an ordinary run.
+#[test]
+fn suite() {
+    let Some(_machine) = kvm_or_skip("suite") else {
+        return;
+    };
+    let programs = [
+        ("blackscholes", "n=5000 passes=3"),
+        ("compute", "n=3000000"),
+        ("hashtable", "n=20000"),
+        ("kmeans", "n=5000 rounds=4"),
+        ("nbody", "n=256 steps=3"),
+        ("ocean", "n=126 sweeps=40"),
+        ("stream", "n=300000 passes=2"),
+        ("workqueue", "n=500"),
+    ];
+    for (name, params) in programs.into_iter().step_by(by_effort(2, 1)) {
+        one_answer(name, params);
+    }
+}
+
 #[test]
 fn private() {
     let Some(_machine) = kvm_or_skip("private") else {

@@ -59,6 +59,9 @@ pub enum Fault {
     /// A frame that only makes sense when the machine is known.
     #[error("a {0} frame comes before the start of a snapshot")]
     BeforeSnapshot(FrameKind),
+    /// A chunk in order form that no record comes before.
+    #[error("a chunk in order form comes before any record")]
+    NothingBefore,
     /// A snapshot of a different machine than the one so far.
     #[error("the snapshot is of a machine with {} vCPUs and {} bytes of memory, so far it had {} and {}",
         found.vcpu_count, found.memory_bytes, expected.vcpu_count, expected.memory_bytes)]

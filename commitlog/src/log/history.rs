@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{LogError, LogReader};
-use crate::{CommitSeq, Frame, Shape, StreamOrder};
+use crate::{CommitSeq, Frame, GuestTime, Shape, StreamOrder};
 
 /// Reads a log file frame by frame and checks that the frames are one history, see [`StreamOrder`].
 #[derive(Debug)]
@@ -47,6 +47,11 @@ impl LogHistory {
     /// The last commit whose state the frames so far give; `None` until the snapshot is complete.
     pub fn seq(&self) -> Option<CommitSeq> {
         self.order.seq()
+    }
+
+    /// What the next record follows.
+    pub(super) fn last(&self) -> Option<(CommitSeq, GuestTime)> {
+        self.order.last()
     }
 
     /// The machine's shape, once the snapshot has started.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::salvage::find_frame;
 use super::{LogError, Tail, io_error, open_regular};
+use crate::codec::is_compact;
 use crate::{DecodeError, Fault, Frame, FrameReader, Limits, StreamHeader};
 
 /// Reads a log file frame by frame, from a file that may still be growing as from one that a crash
@@ -112,6 +113,11 @@ impl LogReader {
         }
         match self.frames.finish() {
             Ok(()) => Ok(Tail::Clean),
+            // The one length without a check of its own: what it reaches past may be whole frames.
+            Err(error) if is_compact(pending) => self.judge(DecodeError {
+                fault: Fault::HeaderDamaged,
+                ..error
+            }),
             Err(_) => Ok(self.torn()),
         }
     }

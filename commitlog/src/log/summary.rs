@@ -34,10 +34,10 @@ pub struct LogSummary {
 
 /// Reads all of a log file and checks it: every frame whole, and all of them one history.
 pub fn verify(path: impl AsRef<Path>) -> Result<LogSummary, LogError> {
-    summarize(LogHistory::open(path)?)
+    summarize(&mut LogHistory::open(path)?)
 }
 
-pub(super) fn summarize(mut history: LogHistory) -> Result<LogSummary, LogError> {
+pub(super) fn summarize(history: &mut LogHistory) -> Result<LogSummary, LogError> {
     let mut summary = LogSummary::EMPTY;
     while let Some(frame) = history.next_frame()? {
         summary.count(&frame);
@@ -83,7 +83,7 @@ impl LogSummary {
     }
 
     fn count_record(&mut self, record: &Record) {
-        if record.chunk().is_some() {
+        if record.chunk_vcpu().is_some() {
             self.chunk_count += 1;
         } else {
             self.input_count += 1;

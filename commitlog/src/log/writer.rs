@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::summary::summarize;
 use super::{LogError, LogHistory, LogReader, LogSummary, Tail, io_error, open_regular};
-use crate::{Frame, StreamHeader};
+use crate::{Frame, FrameEncoder, StreamHeader};
 
 /// How much is collected before a write: many small records, or a part of a large one.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -22,6 +22,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub struct LogWriter {
     path: PathBuf,
     out: BufWriter<File>,
+    encoder: FrameEncoder,
     log_bytes: u64,
     stopped: bool,
 }
@@ -71,8 +72,8 @@ impl LogWriter {
         let path = path.as_ref();
         let file = open_locked(path, &mut OpenOptions::new())?;
         let duplicate = file.try_clone().map_err(io_error(path, "read"))?;
-        let history = LogHistory::of_reader(LogReader::of_file(path, duplicate));
-        let summary = summarize(history)?;
+        let mut history = LogHistory::of_reader(LogReader::of_file(path, duplicate));
+        let summary = summarize(&mut history)?;
         if let Tail::Torn { valid_bytes } = summary.tail {
             file.set_len(valid_bytes)
                 .map_err(io_error(path, "truncate"))?;
@@ -82,6 +83,9 @@ impl LogWriter {
             return Ok((Self::start(path, file)?, summary));
         }
         let mut writer = Self::of_file(path, file, summary.valid_bytes);
+        if let Some((seq, guest_time)) = history.last() {
+            writer.encoder = FrameEncoder::after(seq, guest_time);
+        }
         writer
             .out
             .seek(SeekFrom::Start(summary.valid_bytes))
@@ -89,12 +93,13 @@ impl LogWriter {
         Ok((writer, summary))
     }
 
-    /// Appends a frame.
+    /// Appends a frame. One in order form must follow a record that was appended so, too.
     pub fn append(&mut self, frame: &Frame) -> Result<(), LogError> {
-        self.append_encoded(&frame.encode())
+        let encoded = self.encoder.encode(frame);
+        self.append_encoded(&encoded)
     }
 
-    /// Appends whole frames as [`Frame::encode`] made them.
+    /// Appends whole frames as [`FrameEncoder::encode`] or [`Frame::encode`] made them.
     pub fn append_encoded(&mut self, frames: &[u8]) -> Result<(), LogError> {
         self.attempt("write", |out| out.write_all(frames))?;
         self.log_bytes += frames.len() as u64;
@@ -145,6 +150,7 @@ impl LogWriter {
             path: path.to_owned(),
             out,
             log_bytes,
+            encoder: FrameEncoder::default(),
             stopped: false,
         }
     }

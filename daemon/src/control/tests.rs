@@ -17,6 +17,7 @@ async fn answer(request: Request) -> Response {
             status.lag.verified.seconds = 0.1;
             Response::Status(Box::new(status))
         }
+        Request::Contention => Response::Done("it is asked elsewhere".to_owned()),
         Request::Promote => Response::Refused("the primary is alive".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use samsara_commitlog::{CommitSeq, LogError};
 
 use super::render::one_line;
+use crate::bench::BenchError;
 use crate::control::ControlError;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
@@ -22,6 +23,9 @@ pub enum CtlError {
     /// No certificate.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// No benchmark.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
@@ -75,6 +79,7 @@ impl CtlError {
     pub const fn exit_code(&self) -> ExitCode {
         match self {
             Self::Pki(_) => ExitCode::Certificate,
+            Self::Bench(error) => error.exit_code(),
             Self::Refused(_) => ExitCode::Refused,
             Self::WhichSocket { .. } | Self::Usage(_) => ExitCode::Usage,
             Self::Control(_) | Self::Unexpected => ExitCode::Network,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, Effects, Exit, Frame, Gpa,
-    GuestTime, Input, LogWriter, Record, Shape, Space, StateDigest, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, Effects, Exit, Frame, Gpa, GuestTime,
+    Input, LogWriter, Record, Shape, Space, StateDigest, VcpuIndex,
 };
 use samsara_machine::bare::{DEVICE_PAGE, register};
 use samsara_machine::machine::ChunkDigest;
@@ -82,10 +82,10 @@ impl Made {
             boundary,
             exit,
             digest: ChunkDigest::new(&memory).finish(&state),
-            result: ChunkResult::Effects(Effects {
+            effects: Effects {
                 memory,
                 vcpu: changes,
-            }),
+            },
         };
         self.commit(Commit::Chunk(chunk));
     }

@@ -1,12 +1,15 @@
 //! `samsaractl replay`: a log, followed to its end by the same `apply` that made it.
 
+mod again;
 mod follow;
 mod gdb;
 mod overlay;
 mod progress;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -19,10 +22,12 @@ use super::render::one_line;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::world::exit_status;
+use again::Reexecute;
 use follow::{Asked, Begin, Followed};
 use progress::Progress;
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command")]
 pub(super) struct ReplayArguments {
     /// The log: a file, or a directory with segments.
     file: PathBuf,
@@ -39,9 +44,16 @@ pub(super) struct ReplayArguments {
     /// Prints the digest of the whole state after this commit; repeatable.
     #[arg(long, value_name = "SEQ")]
     digest_at: Vec<u64>,
-    /// Applies what the log says that each chunk changed: what is done anyway, as long as chunks are not run again.
-    #[arg(long)]
+    /// Applies what the log says that each chunk changed; done anyway unless chunks are run again.
+    #[arg(long, conflicts_with = "reexecute")]
     apply: bool,
+    /// Runs chunks again on this host's KVM, as far as their ends can be found, and compares what comes out. Chunks of which the
+    /// log says only where they end (recording.form = "order") can be replayed in no other way.
+    #[arg(long, conflicts_with = "gdb")]
+    reexecute: bool,
+    /// vCPUs that are run again at the same time, at most [default: processors of this host].
+    #[arg(long, value_name = "COUNT", requires = "reexecute")]
+    threads: Option<NonZeroUsize>,
     /// A copy of a disk's image as it was when the log begins; one for each disk of the guest, in their order. It is read
     /// only: what the guest writes goes to a temporary file (in TMPDIR).
     #[arg(long = "disk", value_name = "IMAGE")]
@@ -77,7 +89,7 @@ pub(super) fn after_help() -> String {
     format!(
         "\
 Standard output has what the guest wrote to its console, byte for byte; digests and how it ended go to standard error, or with
---json to standard output. No KVM is needed. Frames that the guest sent to a network are counted, not sent.
+--json to standard output. No KVM is needed, but for --reexecute. Frames that the guest sent to a network are counted, not sent.
 
 Exit status:
     0-255  the guest's own; 0 if --until was reached before the guest's end
@@ -85,6 +97,7 @@ Exit status:
 Examples:
     samsarad --role standalone --set vm.program=hello.elf --record run.log
     samsaractl replay run.log
+    samsaractl replay run.log --reexecute --threads 1
     samsaractl replay run.log --until 1000 --digest-at 500 --digest-at 1000 --json
     samsarad --role standalone --set vm.program=hello.elf --record directory/ --set log.keep_minutes=10
     samsaractl replay directory/ --from-checkpoint 5000
@@ -114,6 +127,9 @@ struct Outcome {
     /// Digests in the log that were compared.
     digests_compared: u64,
     chunks: u64,
+    /// Those of them that were run again, and came out differently, by cause.
+    chunks_run: u64,
+    divergences: BTreeMap<&'static str, u64>,
     inputs: u64,
     console_bytes: u64,
     frames_sent: u64,
@@ -173,6 +189,9 @@ impl ReplayArguments {
             until,
             digests_at: digests_at.into_iter().collect(),
             disks: overlay::open(&self.disks)?,
+            again: self.reexecute.then_some(Reexecute {
+                threads: self.threads,
+            }),
         })
     }
 
@@ -251,6 +270,8 @@ impl Outcome {
             digests: digests.collect(),
             digests_compared: followed.digests_compared,
             chunks: followed.chunks,
+            chunks_run: followed.chunks_run,
+            divergences: followed.divergences.clone(),
             inputs: followed.inputs,
             console_bytes: followed.console_bytes,
             frames_sent: followed.frames_sent,
@@ -268,8 +289,15 @@ impl Outcome {
             Some("torn") => " (in an unfinished write, which is dropped)",
             _ => "",
         };
+        let run = match self.chunks_run {
+            0 => String::new(),
+            count => {
+                let diverged: u64 = self.divergences.values().sum();
+                format!(" ({count} run again, {diverged} of them came out differently)")
+            }
+        };
         format!(
-            "{digests}replayed commits {} to {}: {} chunks, {} inputs, {:.3} s of guest time, {} digests compared\n\
+            "{digests}replayed commits {} to {}: {} chunks{run}, {} inputs, {:.3} s of guest time, {} digests compared\n\
              digest at commit {}: {}\n{}{torn}\n",
             self.from_seq,
             self.seq,

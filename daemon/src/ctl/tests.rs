@@ -1,6 +1,7 @@
 use samsara_config::{ArbiterKind, Config, Role};
 
 use super::*;
+use crate::contention::{Contention, GuestFile};
 use crate::exit::ExitCode;
 use crate::net::DeviceCounts;
 use crate::status::{
@@ -79,6 +80,12 @@ fn primary() -> Status {
     status
 }
 
+/// Of a machine that has not run.
+fn contention() -> Contention {
+    let file = GuestFile::new(&Config::default());
+    Contention::new(&primary(), &samsara_engine::Stats::new(2), &file)
+}
+
 #[test]
 fn a_status_reads_well() {
     let text = render(&primary(), 6000);
@@ -93,7 +100,7 @@ fn a_status_reads_well() {
   commits  100, received 99, verified 90
       lag  received 0 commits, 0 B, 0.0 ms; verified 10 commits, 3.0 MiB, 4.2 ms
   network  tap0: 12 frames in (2.0 KiB), 3 out (300 B), 1 lost: full, 7 lost: standby
-recording  on, serial; counter none: effects form
+recording  on, serial; counter none: chunks that are cut travel as effects
    chunks  90 (60 + 30 by vCPU), 0.0% in order form
 conflicts  10 squashed (10.0%), 0 ran exclusively
       log  0 B, effects 0 B
@@ -198,6 +205,7 @@ async fn a_running_daemon_is_asked() {
     let server = tokio::spawn(server.serve(|request| async move {
         match request {
             Request::Status => Response::Status(Box::new(primary())),
+            Request::Contention => Response::Contention(Box::new(contention())),
             Request::Promote => Response::Refused("this host is primary already".to_owned()),
         }
     }));
@@ -218,6 +226,16 @@ async fn a_running_daemon_is_asked() {
         run(&["status", "--socket", socket])
             .unwrap()
             .contains("primary, term 3, protected")
+    );
+    let json = run(&["contention", "--json", "--socket", socket]).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Contention>(&json).unwrap(),
+        contention()
+    );
+    let text = run(&["contention", "--top", "1", "--socket", socket]).unwrap();
+    assert!(
+        text.starts_with("vm on alpha runs in serial isolation"),
+        "{text}"
     );
     let error = run(&["promote", "--socket", socket]).unwrap_err();
     assert_eq!(

@@ -9,8 +9,11 @@ pub struct EngineMetrics {
     commits: IntCounter,
     chunks: IntCounterVec,
     results: IntCounterVec,
+    fetched: IntCounter,
+    rerun_divergences: IntCounterVec,
     squashes: IntCounter,
     exclusive: IntCounter,
+    faults_avoided: IntCounter,
     effect_bytes: IntCounter,
     log_bytes: IntCounter,
     chunk_seconds: DurationHistogram,
@@ -38,6 +41,15 @@ impl EngineMetrics {
                 "Chunk results, by form: order (an ending only) or effects (changed bytes).",
                 "form",
             )?,
+            fetched: counter(
+                "samsara_effects_fetched_total",
+                "Effects that a backup asked for, because it came to something else.",
+            )?,
+            rerun_divergences: counters(
+                "samsara_rerun_divergences_total",
+                "Chunks that came out differently when they were run again here, by cause.",
+                "cause",
+            )?,
             squashes: counter(
                 "samsara_squashes_total",
                 "Chunks run again because of a conflict.",
@@ -45,6 +57,10 @@ impl EngineMetrics {
             exclusive: counter(
                 "samsara_exclusive_chunks_total",
                 "Chunks run while the other vCPUs waited.",
+            )?,
+            faults_avoided: counter(
+                "samsara_faults_avoided_total",
+                "Pages that chunks changed without a fault, because they were held already.",
             )?,
             effect_bytes: counter("samsara_effect_bytes_total", "Bytes of effects in commits.")?,
             log_bytes: counter(
@@ -82,8 +98,13 @@ impl EngineMetrics {
             &self.results.with_label_values(&["effects"]),
             counters.chunks_effects_form,
         );
+        advance(&self.fetched, counters.effects_fetched);
+        for (cause, count) in &counters.rerun_divergences {
+            advance(&self.rerun_divergences.with_label_values(&[cause]), *count);
+        }
         advance(&self.squashes, counters.squashes);
         advance(&self.exclusive, counters.exclusive_chunks);
+        advance(&self.faults_avoided, counters.faults_avoided);
         advance(&self.effect_bytes, counters.effect_bytes);
         advance(&self.log_bytes, counters.log_bytes);
         self.chunk_seconds.set(&snapshot.chunk_durations);

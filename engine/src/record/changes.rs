@@ -23,6 +23,8 @@ pub(super) struct Changes {
     pub(super) runs: ByteRuns,
     pub(super) pages: Vec<PageIndex>,
     pub(super) digest: ChunkDigest,
+    /// So many of the pages were held before the chunk: writing them cost no fault.
+    pub(super) rewritten: usize,
 }
 
 impl Changes {
@@ -48,7 +50,7 @@ impl Changes {
             }
             _ => changed_pages(view, held.pages()).for_each(&mut add),
         }
-        held.changed(&pages);
+        let rewritten = held.changed(&pages);
         *room = runs.encoded_bytes();
         let runs = runs.finish();
         let digest = ChunkDigest::new(&runs);
@@ -56,6 +58,7 @@ impl Changes {
             runs,
             pages,
             digest,
+            rewritten,
         }
     }
 }

@@ -17,9 +17,10 @@ use super::committer::Shared;
 use super::contended::Contended;
 use super::found::Found;
 use super::held::HeldPages;
-use super::lane::{Lane, LaneIndex};
+use super::lane::{By, Lane, LaneIndex};
 use super::pacing::{Company, is_wait};
 use super::seat::Seat;
+use super::stale::Stale;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::{LaneStats, count};
@@ -132,6 +133,7 @@ impl<C: Cpu> ChunkRunner<C> {
             self.check_start();
         }
         self.seat.cpu.forget_kicks();
+        self.seat.cpu.start_count();
         if self.shared.is_stopping() {
             return Ok(Outcome::Abandoned);
         }
@@ -146,11 +148,10 @@ impl<C: Cpu> ChunkRunner<C> {
         let is_too_large = changes::are_too_many(&self.lane().view, &self.held);
         if is_too_large {
             self.seat.pacing.too_large();
+            count(&self.stats().too_large, 1);
         }
         if !stale.is_empty() || is_too_large || self.is_unwanted() {
-            self.squash(&raw, &stale, None)?;
-            self.lost(began.elapsed(), &stale);
-            return Ok(Outcome::Squashed);
+            return self.lose(&raw, &stale, None, began);
         }
         let result = self.result(&raw, started_after, ran >= limit)?;
         let outcome = self.commit(&raw, result, began, ran)?;
@@ -170,6 +171,33 @@ impl<C: Cpu> ChunkRunner<C> {
         }
     }
 
+    /// Squashes a chunk that began then. `changed` are the pages that it changed, where that is known.
+    fn lose(
+        &mut self,
+        raw: &RawExit,
+        stale: &Stale,
+        changed: Option<&[PageIndex]>,
+        began: Instant,
+    ) -> Result<Outcome, EngineError> {
+        let stood_at = self.seat.cpu.rip();
+        self.squash(raw, &stale.pages, changed)?;
+        let time = began.elapsed();
+        self.account(stale, stood_at, time);
+        self.lost(time, &stale.pages);
+        Ok(Outcome::Squashed)
+    }
+
+    /// Keeps account of what a squash cost, and whose doing it was.
+    fn account(&self, stale: &Stale, stood_at: u64, time: Duration) {
+        let stats = self.stats();
+        count(&stats.lost_ns, time.as_nanos() as u64);
+        if stale.is_empty() || self.shared.settings.faults.unaccounted {
+            return;
+        }
+        let layout = self.lane().view.layout();
+        stale.note(&mut stats.conflicts(), layout, stood_at, time);
+    }
+
     /// A chunk has taken this long for nothing, because of these pages. If that makes the vCPU take
     /// turns, so shall those that write them.
     fn lost(&mut self, time: Duration, stale: &[(PageIndex, Residency)]) {
@@ -184,8 +212,13 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
-    fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
+    pub(super) fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
         let raw = self.seat.run(self.platform, limit)?;
+        self.harvested(raw)
+    }
+
+    /// Notes the pages that the last run made private.
+    pub(super) fn harvested(&mut self, raw: RawExit) -> Result<RawExit, EngineError> {
         self.harvest()?;
         if raw == RawExit::RingFull {
             self.seat.cpu.reset_ring()?;
@@ -235,23 +268,27 @@ impl<C: Cpu> ChunkRunner<C> {
         ran: Duration,
     ) -> Result<Outcome, EngineError> {
         let shared = Arc::clone(&self.shared);
+        let by = By::Chunk {
+            lane: self.lane,
+            vcpu: self.seat.index,
+            rip: self.seat.cpu.rip(),
+        };
         let mut machine = shared.machine();
         let locked = Instant::now();
         let stale = self.stale_pages()?;
         if !stale.is_empty() {
             drop(machine);
             let changed = result.memory.as_ref().map(|memory| memory.pages.as_slice());
-            self.squash(raw, &stale, changed)?;
-            self.lost(began.elapsed(), &stale);
-            return Ok(Outcome::Squashed);
+            return self.lose(raw, &stale, changed, began);
         }
         if shared.is_over(&machine) {
             return Ok(Outcome::Abandoned);
         }
         let boundary = result.boundary;
-        let (record, pages) = self.record(&machine, result)?;
+        let guest_time = shared.now(&machine);
+        let (step, pages) = self.record(&machine, result, guest_time)?;
         let source = Source::View(&self.lane().view, &pages);
-        let written = shared.commit(&mut machine, record, Some(self.lane), source)?;
+        let written = shared.commit(&mut machine, step, by, source)?;
         assert!(
             machine.touched(self.seat.index) != Touched::No
                 || machine.vcpu(self.seat.index) == &self.seat.end,

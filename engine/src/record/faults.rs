@@ -14,6 +14,8 @@ pub struct Faults {
     pub squash_every: u64,
     /// No vCPU takes turns: conflicts are as many as can be.
     pub side_by_side: bool,
+    /// Nobody keeps account of who lost to whom: to measure what that costs.
+    pub unaccounted: bool,
 }
 
 /// A mistake.

@@ -77,14 +77,17 @@ impl HeldPages {
         }
     }
 
-    /// The chunk changed these held pages (rising).
-    pub(super) fn changed(&mut self, pages: &[PageIndex]) {
+    /// The chunk changed these held pages (rising); how many of them were held before it, and cost no fault.
+    pub(super) fn changed(&mut self, pages: &[PageIndex]) -> usize {
+        let mut rewritten = 0;
         let mut changed = pages.iter().peekable();
         for held in &mut self.pages {
             if changed.next_if(|page| **page == held.page).is_some() {
+                rewritten += usize::from(held.changed_at != self.now);
                 held.changed_at = self.now;
             }
         }
+        rewritten
     }
 
     pub(super) fn pages(&self) -> impl Iterator<Item = PageIndex> {
@@ -122,6 +125,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pages_that_were_held_before_the_chunk_are_written_without_a_fault() {
+        let set = PageSet::new(100);
+        let mut held = HeldPages::default();
+        held.insert(&set, PageIndex(5));
+        held.end_chunk();
+        assert_eq!(held.changed(&[PageIndex(5)]), 0, "new in this chunk");
+        held.insert(&set, PageIndex(6));
+        held.end_chunk();
+        assert_eq!(held.changed(&[PageIndex(5), PageIndex(6)]), 1);
+        held.end_chunk();
+        assert_eq!(held.changed(&[PageIndex(5), PageIndex(6)]), 2);
+    }
+
+    #[test]
     fn pages_age_until_they_change() {
         let set = PageSet::new(100);
         let mut held = HeldPages::default();
@@ -134,7 +151,7 @@ mod tests {
             [3, 7, 99]
         );
         held.end_chunk();
-        held.changed(&[PageIndex(3)]);
+        assert_eq!(held.changed(&[PageIndex(3)]), 1);
         let cold = held.colder_than(1);
         assert_eq!(cold, [PageIndex(7), PageIndex(99)]);
         held.remove(&set, &cold);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use samsara_commitlog::VcpuIndex;
 use samsara_machine::memory::{PageIndex, Residency, View};
 
 use super::held::PageSet;
@@ -11,6 +12,37 @@ use super::held::PageSet;
 /// A lane's place among the lanes: in parallel isolation its vCPU's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LaneIndex(pub(super) usize);
+
+/// Who makes a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A vCPU, with a chunk that ended at `rip`.
+    Chunk {
+        lane: LaneIndex,
+        vcpu: VcpuIndex,
+        rip: u64,
+    },
+    /// A device, or something from outside.
+    Input,
+}
+
+impl By {
+    /// The lane that shows what was committed already.
+    pub(super) fn lane(self) -> Option<LaneIndex> {
+        match self {
+            Self::Chunk { lane, .. } => Some(lane),
+            Self::Input => None,
+        }
+    }
+}
+
+/// What one commit wrote, or several whose makers are not told apart.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    /// Rising, each once.
+    pub(super) pages: Arc<[PageIndex]>,
+    pub(super) by: Option<By>,
+}
 
 /// Above this many pages a committer does not look into other views' page tables; it only asks
 /// which of them are held.
@@ -23,29 +55,35 @@ const INCOMING_MAX: usize = 1024;
 /// The write sets of others since this vCPU last looked.
 #[derive(Debug, Default)]
 struct Incoming {
-    sets: Vec<Arc<[PageIndex]>>,
+    sets: Vec<Published>,
     /// The vCPU has halted and will not look again.
     is_retired: bool,
 }
 
 impl Incoming {
-    fn push(&mut self, pages: &Arc<[PageIndex]>) {
+    fn push(&mut self, pages: &Arc<[PageIndex]>, by: By) {
         if self.is_retired || pages.is_empty() {
             return;
         }
         if self.sets.len() >= INCOMING_MAX {
             let merged = merge(&std::mem::take(&mut self.sets));
-            self.sets.push(merged.into());
+            self.sets.push(Published {
+                pages: merged.into(),
+                by: None,
+            });
         }
-        self.sets.push(Arc::clone(pages));
+        self.sets.push(Published {
+            pages: Arc::clone(pages),
+            by: Some(by),
+        });
     }
 }
 
 /// All pages of some write sets, rising, each once.
-fn merge(sets: &[Arc<[PageIndex]>]) -> Vec<PageIndex> {
+pub(super) fn merge(sets: &[Published]) -> Vec<PageIndex> {
     let mut pages: Vec<_> = sets
         .iter()
-        .flat_map(|pages| pages.iter().copied())
+        .flat_map(|set| set.pages.iter().copied())
         .collect();
     pages.sort_unstable();
     pages.dedup();
@@ -92,17 +130,16 @@ impl Lane {
     }
 
     /// A commit changed these pages, and the view does not show it. Called under the commit lock.
-    pub(super) fn publish(&self, pages: &Arc<[PageIndex]>) {
-        self.incoming().push(pages);
+    pub(super) fn publish(&self, pages: &Arc<[PageIndex]>, by: By) {
+        self.incoming().push(pages, by);
     }
 
-    /// Takes the pages that others have committed since the last call, rising, each once.
-    pub(super) fn take_incoming(&self) -> Vec<PageIndex> {
-        let sets = std::mem::take(&mut self.incoming().sets);
-        merge(&sets)
+    /// Takes what others have committed since the last call, oldest first.
+    pub(super) fn take_incoming(&self) -> Vec<Published> {
+        std::mem::take(&mut self.incoming().sets)
     }
 
-    /// The same without taking them.
+    /// The pages of the same, rising, each once, without taking it.
     pub(super) fn peek_incoming(&self) -> Vec<PageIndex> {
         merge(&self.incoming().sets)
     }
@@ -189,16 +226,17 @@ mod tests {
     fn write_sets_do_not_pile_up() {
         let mut incoming = Incoming::default();
         for round in 0..10 * INCOMING_MAX as u32 {
-            incoming.push(&[PageIndex(round % 7), PageIndex(100 + round % 5)].into());
+            let pages = [PageIndex(round % 7), PageIndex(100 + round % 5)];
+            incoming.push(&pages.into(), By::Input);
         }
         assert!(incoming.sets.len() <= INCOMING_MAX);
         let pages: Vec<_> = merge(&incoming.sets).iter().map(|page| page.0).collect();
         assert_eq!(pages, [0, 1, 2, 3, 4, 5, 6, 100, 101, 102, 103, 104]);
-        let sizes: usize = incoming.sets.iter().map(|set| set.len()).sum();
+        let sizes: usize = incoming.sets.iter().map(|set| set.pages.len()).sum();
         assert!(sizes <= 2 * INCOMING_MAX + 12);
         incoming.is_retired = true;
         let before = incoming.sets.len();
-        incoming.push(&[PageIndex(9)].into());
+        incoming.push(&[PageIndex(9)].into(), By::Input);
         assert_eq!(incoming.sets.len(), before);
     }
 }

@@ -17,6 +17,7 @@
 //! After publishing, and outside the lock, a committer looks into the other views itself and kicks
 //! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
 
+mod again;
 mod changes;
 mod checkpoint;
 mod chunk;
@@ -28,17 +29,22 @@ mod held;
 mod job;
 mod lane;
 mod pacing;
+mod permits;
 mod recorder;
+mod replayer;
 mod rotation;
 mod seat;
 mod service;
+mod stale;
 mod tsc;
 mod turnstile;
 mod upkeep;
 mod worker;
 
+pub use again::{Divergence, DivergenceCause};
 pub use checkpoint::{SnapshotBounds, Waiting};
 pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};
 pub use recorder::{Recorder, Taken};
+pub use replayer::{Emitted, Fetch, Replayer, Rerun};

@@ -8,6 +8,8 @@ use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 use super::chunk::ChunkRunner;
 use super::committer::Isolation;
 use super::faults::Mistake;
+use super::lane::merge;
+use super::stale::Stale;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
@@ -45,8 +47,9 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// The pages that others committed and that this view shows: the chunk may have read them.
-    pub(super) fn stale_pages(&mut self) -> Result<Vec<(PageIndex, Residency)>, MemoryError> {
-        let incoming = self.lane().take_incoming();
+    pub(super) fn stale_pages(&mut self) -> Result<Stale, MemoryError> {
+        let commits = self.lane().take_incoming();
+        let incoming = merge(&commits);
         let faults = self.shared.settings.faults;
         let may_forget = !faults.makes(Mistake::SkipForgetTranslations);
         if !incoming.is_empty() && self.shared.isolation == Isolation::Parallel && may_forget {
@@ -69,7 +72,7 @@ impl<C: Cpu> ChunkRunner<C> {
                 }
             })?;
         }
-        Ok(stale)
+        Ok(Stale::new(stale, commits))
     }
 
     /// Makes sure that no page of the view is stale; gives the last commit that it then shows.
@@ -77,14 +80,19 @@ impl<C: Cpu> ChunkRunner<C> {
         let published = self.shared.published();
         let mut stale = self.stale_pages()?;
         // The image's own pages always show the image.
-        stale.retain(|&(_, found)| found == Residency::Private);
-        self.settle_pages(&stale)?;
+        stale
+            .pages
+            .retain(|&(_, found)| found == Residency::Private);
+        self.settle_pages(&stale.pages)?;
         Ok(published)
     }
 
     /// Brings stale pages, in any order, up to date. A held page is refreshed: a copy; dropping it
     /// would cost a hundred times that in faults when it is written again. Others are dropped.
-    fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
+    pub(super) fn settle_pages(
+        &mut self,
+        stale: &[(PageIndex, Residency)],
+    ) -> Result<(), MemoryError> {
         if self.shared.settings.faults.makes(Mistake::SkipSettle) {
             return Ok(());
         }

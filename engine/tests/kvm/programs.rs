@@ -27,7 +27,9 @@ fn cases(vcpus: u8) -> Vec<Guest> {
             typed: b"one\ntwo\nq\n",
             ..guest("console", "")
         },
+        large("blackscholes", "n=3000 passes=2"),
         guest("clock", "n=60"),
+        guest("compute", "n=1000000"),
         guest("counter", "n=20000 mode=atomic"),
         guest("counter", "n=4000 mode=lock"),
         guest("counter", "n=200 mode=ticket"),
@@ -36,11 +38,15 @@ fn cases(vcpus: u8) -> Vec<Guest> {
             ..guest("echo", "piece=30000")
         },
         large("fft", "log2=10 passes=1"),
+        large("hashtable", "n=5000"),
         guest("hello", "via=dma"),
         guest("hello", "via=register"),
         guest("hello", "via=byte"),
+        large("kmeans", "n=3000 rounds=3"),
         large("litmus", "iters=600 batch=600"),
         large("lu", "n=64"),
+        large("nbody", "n=128 steps=2"),
+        large("ocean", "n=62 sweeps=10"),
         guest("outputs", "n=40"),
         large("private", "n=100000"),
         large("radix", "n=10000"),
@@ -50,6 +56,8 @@ fn cases(vcpus: u8) -> Vec<Guest> {
             ..large("sha256tree", "passes=1")
         },
         guest("status", "status=7"),
+        large("stream", "n=100000 passes=2"),
+        guest("workqueue", "n=200"),
     ]
 }
 

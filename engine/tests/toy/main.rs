@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod again;
+mod conflicts;
 mod cpu;
 mod model;
 mod program;

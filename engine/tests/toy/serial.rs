@@ -108,9 +108,9 @@ fn typists(setup: &Setup) {
     });
     run.wait().unwrap();
     let (consumer, _) = run.check().unwrap();
-    let machine = consumer.machine().unwrap();
-    assert_eq!(machine.console_room(), room - typed);
-    check_end(machine, &programs).unwrap();
+    let left = consumer.look(Machine::console_room);
+    assert_eq!(left, Some(room - typed));
+    check_end(&consumer, &programs).unwrap();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_chunk_too_large_for_a_record_is_cut() {
     let run = Run::start(&setup, programs.clone());
     run.wait().unwrap();
     let (consumer, stats) = run.check().unwrap();
-    check_end(consumer.machine().unwrap(), &programs).unwrap();
+    check_end(&consumer, &programs).unwrap();
     assert!(stats.commits > 1);
 }
 
@@ -192,7 +192,7 @@ fn pausing_and_carrying_on_elsewhere() {
         let (consumer, _) = run
             .check()
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        check_end(consumer.machine().unwrap(), &programs).unwrap();
+        check_end(&consumer, &programs).unwrap();
         carry_on(&setup, &programs, &copy);
     }
 }
@@ -243,7 +243,7 @@ fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {
     let run = Run::resume(setup, programs.to_vec(), machine);
     run.wait().unwrap();
     let (consumer, _) = run.check().unwrap();
-    check_end(consumer.machine().unwrap(), programs).unwrap();
+    check_end(&consumer, programs).unwrap();
 }
 
 /// How long a machine with a mistake is waited for: much longer than machines take without it, here and now.

@@ -23,7 +23,7 @@ use crate::rng::Rng;
 /// Everything that the recorder gave out.
 #[derive(Default)]
 pub(crate) struct World {
-    items: Mutex<Vec<(Item, Vec<Output>)>>,
+    pub(crate) items: Mutex<Vec<(Item, Vec<Output>)>>,
     failure: Mutex<Option<String>>,
     random: AtomicU64,
 }
@@ -99,6 +99,7 @@ impl Setup {
             paging: Paging::Second,
             tsc: TscControl::Movable,
             tsc_khz: None,
+            counter: None,
             chunk_min: Duration::from_micros(50),
             chunk_max: self.chunk_max,
             digest_every: 16,
@@ -123,7 +124,7 @@ pub(crate) struct Run {
     pub(crate) recorder: Recorder,
     pub(crate) stats: Arc<Stats>,
     programs: Vec<Arc<[Op]>>,
-    snapshot: Vec<Frame>,
+    pub(crate) snapshot: Vec<Frame>,
     patience: Duration,
 }
 
@@ -189,7 +190,7 @@ impl Run {
     pub(crate) fn since(&self, seq: CommitSeq) -> Vec<Frame> {
         let items = self.world.items.lock().unwrap();
         let frames = items.iter().map(|(item, _)| match item.clone() {
-            Item::Record(record) => (record.seq, Frame::Record(record)),
+            Item::Record(record, _) => (record.seq, Frame::Record(record)),
             Item::Digest(digest) => (digest.seq, Frame::Digest(digest)),
         });
         frames
@@ -234,10 +235,10 @@ impl Run {
         let is_fresh = consumer.seq() == Some(CommitSeq::BOOT);
         for (item, outputs) in self.world.items.lock().unwrap().drain(..) {
             match item {
-                Item::Record(record) if is_fresh => {
+                Item::Record(record, _) if is_fresh => {
                     follow(&mut model, &mut consumer, &record, &outputs)?;
                 }
-                Item::Record(record) => {
+                Item::Record(record, _) => {
                     consumer
                         .frame(&Frame::Record(record))
                         .map_err(|error| error.to_string())?;
@@ -254,7 +255,8 @@ impl Run {
             .frame(&Frame::Digest(last))
             .map_err(|error| error.to_string())?;
         if is_fresh {
-            model.check_memory(consumer.machine().unwrap())?;
+            let checked = consumer.look(|machine| model.check_memory(machine));
+            checked.ok_or("no machine")??;
         }
         Ok((consumer, self.stats.snapshot()))
     }
@@ -269,7 +271,8 @@ fn follow(
     if let Commit::Input(Input::OutputStep { vcpu }) = record.commit {
         model.check_output(vcpu, outputs)?;
     }
-    model.follow(record, consumer.machine().unwrap())?;
+    let followed = consumer.look(|machine| model.follow(record, machine));
+    followed.ok_or("no machine")??;
     let same = consumer
         .frame(&Frame::Record(record.clone()))
         .map_err(|error| error.to_string())?;
@@ -314,12 +317,18 @@ pub(crate) fn run(setup: &Setup) -> Result<StatsSnapshot, String> {
     let run = Run::start(setup, programs.clone());
     run.wait()?;
     let (consumer, stats) = run.check()?;
-    check_end(consumer.machine().unwrap(), &programs)?;
+    check_end(&consumer, &programs)?;
     Ok(stats)
 }
 
 /// All vCPUs have halted, and no step under a lock was lost.
-pub(crate) fn check_end(machine: &Machine, programs: &[Arc<[Op]>]) -> Result<(), String> {
+pub(crate) fn check_end(consumer: &Consumer, programs: &[Arc<[Op]>]) -> Result<(), String> {
+    let checked = consumer.look(|machine| check_machine(machine, programs));
+    checked.ok_or("no machine")?
+}
+
+/// The same of a machine.
+pub(crate) fn check_machine(machine: &Machine, programs: &[Arc<[Op]>]) -> Result<(), String> {
     if machine.ended() != Some(&Ended::Halted) {
         return Err(format!("the machine ended by {:?}", machine.ended()));
     }

@@ -20,6 +20,11 @@ static void job_panic(void) {
     write_file("/proc/sysrq-trigger", "c");
 }
 
+static void job_bench(void) {
+    job_compute();
+    job_files();
+}
+
 void job_mixed(void) {
     load_start();
     job_serve();
@@ -53,7 +58,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } jobs[] = {
-    {"boot", job_boot},   {"compute", job_compute}, {"files", job_files},   {"serve", job_serve},
+    {"boot", job_boot},   {"compute", job_compute}, {"files", job_files}, {"bench", job_bench},   {"serve", job_serve},
     {"mixed", job_mixed}, {"panic", job_panic},     {"reboot", job_reboot}, {"shell", job_shell},
 };
 
@@ -67,5 +72,5 @@ int main(int count, char **values) {
         jobs[i].run();
         system_stop(RB_POWER_OFF);
     }
-    fail("job=%s is not one of boot compute files serve mixed panic reboot shell", name);
+    fail("job=%s is not one of boot compute files bench serve mixed panic reboot shell", name);
 }

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, DeviceIndex, GuestTime, Shape, VcpuIndex};
 
-use crate::bare::{BareDevices, Guarded, are_confined};
-use crate::kvm::Privilege;
-use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex, PageSet};
+use crate::bare::{self, BareDevices, Guarded, are_confined};
+use crate::kvm::{Privilege, Stepper, Stepping};
+use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex, PageSet, View};
 use crate::pc::apic::LocalApic;
 use crate::pc::virtio::Blocks;
 use crate::pc::{Delivery, Pc, Want};
@@ -187,6 +187,17 @@ impl Machine {
         } else {
             Privilege::Kernel
         })
+    }
+
+    /// What steps a vCPU in a view; nothing for a machine whose exception handlers are the guest's own.
+    pub fn stepper(
+        &self,
+        vcpu: VcpuIndex,
+        view: &Arc<View>,
+        stepping: Stepping,
+    ) -> Option<Stepper> {
+        let is_bare = self.platform() == Platform::Bare;
+        is_bare.then(|| bare::stepper(vcpu, view, stepping))
     }
 
     /// The devices.

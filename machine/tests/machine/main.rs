@@ -10,6 +10,7 @@ mod operations;
 mod programs;
 mod rewind;
 mod snapshot;
+mod stepped;
 mod views;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Real gdb over the replay of a real run.
 
-use samsara_commitlog::{ChunkResult, Effects, Frame, LogHistory};
+use samsara_commitlog::{Effects, Frame, LogHistory};
 use samsara_tests::{Ran, gdb_or_skip, kvm_shared_or_skip};
 
 use crate::recorded::{Recorded, recorded};
@@ -20,7 +20,7 @@ fn changes(run: &Recorded, address: u64) -> Vec<Changed> {
         let Some(chunk) = record.chunk() else {
             continue;
         };
-        let ChunkResult::Effects(Effects { memory, .. }) = &chunk.result;
+        let Effects { memory, .. } = &chunk.effects;
         let old = word;
         for (start, bytes) in memory.iter() {
             for (at, byte) in (start..).zip(bytes) {
@@ -184,7 +184,10 @@ monitor status
     }
     let broke = numbers(&ran, "broke ");
     assert_eq!(broke.len(), 3);
-    assert!(broke.iter().all(|line| line[1] == 1), "{broke:?}");
+    assert!(broke[..2].iter().all(|line| line[1] == 1), "{broke:?}");
+    // gdb steps off the breakpoint that it stands at: where the commit before is there, too, it goes on.
+    let is_next = broke[1][0] == broke[0][0] + 1;
+    assert!(broke[2][1] == 1 || is_next, "{broke:?}");
     assert!(0 < broke[0][0] && broke[0][0] < broke[1][0], "{broke:?}");
     assert!(broke[2][0] < broke[1][0], "{broke:?}");
     let ended = format!("to {}: the guest has ended", run.report.commits);

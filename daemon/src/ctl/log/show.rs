@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use samsara_commitlog::{
-    ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, Effects, Frame, GuestTime, Record,
-    SnapshotStart, StateDigest,
+    ByteRuns, Chunk, Commit, CommitSeq, Effects, Frame, GuestTime, Record, SnapshotStart,
+    StateDigest,
 };
 use serde_json::{Value, json};
 
@@ -221,6 +221,17 @@ fn record_cells(record: &Record) -> Cells {
             what: exit_text(&chunk.exit),
             ..cells
         },
+        Commit::Order(order) => Cells {
+            source: format!("vCPU {}", order.vcpu),
+            boundary: boundary(order.boundary),
+            after: Some(order.started_after),
+            digest: Some(order.digest),
+            what: match order.progress {
+                None => "order: to its next exit".to_owned(),
+                Some(progress) => format!("order: {} steps", progress.count),
+            },
+            ..cells
+        },
         Commit::Input(input) => Cells {
             source: "input".to_owned(),
             what: input_text(input),
@@ -247,6 +258,17 @@ fn record_json(record: &Record) -> Value {
                 "digest": format!("{:016x}", chunk.digest),
             })
         }
+        Commit::Order(order) => json!({
+            "kind": "order",
+            "seq": seq,
+            "guest_time_ns": guest_time_ns,
+            "vcpu": order.vcpu.0,
+            "boundary": boundary(order.boundary),
+            "started_after": order.started_after.0,
+            "steps": order.progress.map(|progress| progress.count),
+            "tsc_gain": order.tsc_gain,
+            "digest": format!("{:016x}", order.digest),
+        }),
         Commit::Input(input) => json!({
             "kind": "input",
             "seq": seq,
@@ -258,9 +280,8 @@ fn record_json(record: &Record) -> Value {
 
 /// Bytes of memory, and of the vCPU's state, that a chunk changed.
 pub(super) fn changed_bytes(chunk: &Chunk) -> [u64; 2] {
-    match &chunk.result {
-        ChunkResult::Effects(Effects { memory, vcpu }) => [memory, vcpu].map(ByteRuns::run_bytes),
-    }
+    let Effects { memory, vcpu } = &chunk.effects;
+    [memory, vcpu].map(ByteRuns::run_bytes)
 }
 
 fn print_end(log: &Series, is_json: bool, out: &mut dyn Write) -> Result<(), CtlError> {

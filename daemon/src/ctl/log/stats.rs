@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use samsara_commitlog::{Chunk, Commit, Frame, GuestTime, Input, Record, SnapshotStart};
+use samsara_commitlog::{
+    Boundary, Commit, Frame, GuestTime, Input, Record, SnapshotStart, VcpuIndex,
+};
 use serde::Serialize;
 
 use super::show::changed_bytes;
@@ -48,6 +50,10 @@ struct Chunks {
     count: u64,
     log_bytes: u64,
     largest_log_bytes: u64,
+    /// Those that are orders to run them again.
+    orders: u64,
+    order_log_bytes: u64,
+    mean_order_log_bytes: f64,
     memory_bytes: u64,
     vcpu_bytes: u64,
     mean_log_bytes: f64,
@@ -128,18 +134,25 @@ impl Stats {
         self.record_bytes += frame_bytes;
         match &record.commit {
             Commit::Chunk(chunk) => {
-                self.chunks.count(chunk, frame_bytes);
-                if let Some(of_vcpu) = self.by_vcpu.get_mut(usize::from(chunk.vcpu.0)) {
-                    of_vcpu.count(chunk, frame_bytes);
-                }
-                *self
-                    .by_boundary
-                    .entry(boundary(chunk.boundary))
-                    .or_default() += 1;
+                let changed = changed_bytes(chunk);
+                self.count_chunk(chunk.vcpu, chunk.boundary, |of| {
+                    of.count(changed, frame_bytes);
+                });
                 *self.by_exit.entry(exit_kind(&chunk.exit)).or_default() += 1;
+            }
+            Commit::Order(order) => {
+                self.count_chunk(order.vcpu, order.boundary, |of| of.count_order(frame_bytes));
             }
             Commit::Input(input) => self.count_input(input),
         }
+    }
+
+    fn count_chunk(&mut self, vcpu: VcpuIndex, ended_by: Boundary, count: impl Fn(&mut Chunks)) {
+        count(&mut self.chunks);
+        if let Some(of_vcpu) = self.by_vcpu.get_mut(usize::from(vcpu.0)) {
+            count(of_vcpu);
+        }
+        *self.by_boundary.entry(boundary(ended_by)).or_default() += 1;
     }
 
     fn count_input(&mut self, input: &Input) {
@@ -232,6 +245,8 @@ impl Stats {
             largest_log_bytes,
             memory_bytes,
             vcpu_bytes,
+            orders,
+            mean_order_log_bytes,
             ..
         } = self.chunks;
         if count == 0 {
@@ -255,6 +270,13 @@ impl Stats {
                 format!(
                     "{mean_log_bytes:.1} bytes on average, {} at most",
                     bytes(largest_log_bytes)
+                ),
+            ),
+            (
+                "orders",
+                format!(
+                    "{orders} ({}), {mean_order_log_bytes:.1} bytes on average",
+                    percent(orders, count)
                 ),
             ),
             (
@@ -306,16 +328,26 @@ impl Stats {
 }
 
 impl Chunks {
-    fn count(&mut self, chunk: &Chunk, frame_bytes: u64) {
-        let [memory_bytes, vcpu_bytes] = changed_bytes(chunk);
-        self.count += 1;
-        self.log_bytes += frame_bytes;
-        self.largest_log_bytes = self.largest_log_bytes.max(frame_bytes);
+    fn count(&mut self, [memory_bytes, vcpu_bytes]: [u64; 2], frame_bytes: u64) {
+        self.count_frame(frame_bytes);
         self.memory_bytes += memory_bytes;
         self.vcpu_bytes += vcpu_bytes;
     }
 
+    fn count_order(&mut self, frame_bytes: u64) {
+        self.count_frame(frame_bytes);
+        self.orders += 1;
+        self.order_log_bytes += frame_bytes;
+    }
+
+    fn count_frame(&mut self, frame_bytes: u64) {
+        self.count += 1;
+        self.log_bytes += frame_bytes;
+        self.largest_log_bytes = self.largest_log_bytes.max(frame_bytes);
+    }
+
     fn finish(&mut self, seconds: f64) {
+        self.mean_order_log_bytes = per(self.order_log_bytes, self.orders as f64);
         self.mean_log_bytes = per(self.log_bytes, self.count as f64);
         self.log_bytes_per_guest_second = per(self.log_bytes, seconds);
     }

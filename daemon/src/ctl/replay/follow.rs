@@ -1,16 +1,17 @@
 //! Following a log with the engine's consumer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use samsara_commitlog::{CommitSeq, Frame, GuestTime, Record, StateDigest, Tail};
+use samsara_commitlog::{Commit, CommitSeq, Frame, GuestTime, Record, StateDigest, Tail};
 use samsara_engine::{ConsumeError, Consumer};
 use samsara_machine::machine::SnapshotError;
 use samsara_machine::pc::virtio::Blocks;
-use samsara_machine::{Ended, Machine, Output};
+use samsara_machine::{ApplyError, Ended, Machine, Output, Platform};
 
+use super::again::{Again, Orders, Reexecute};
 use super::progress::Position;
 use super::write_failure;
 use crate::ctl::CtlError;
@@ -19,6 +20,9 @@ use crate::ctl::render::bytes;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 
+/// Frames that are followed together where chunks are run again.
+const TOGETHER: usize = 256;
+
 /// What is to be replayed.
 pub(super) struct Asked {
     pub(super) path: PathBuf,
@@ -26,6 +30,8 @@ pub(super) struct Asked {
     pub(super) until: Option<CommitSeq>,
     pub(super) digests_at: BTreeSet<CommitSeq>,
     pub(super) disks: Vec<Arc<dyn Blocks>>,
+    /// How chunks are run again, if they are.
+    pub(super) again: Option<Reexecute>,
 }
 
 /// Where a replay begins.
@@ -51,6 +57,10 @@ pub(super) struct Followed {
     pub(super) digests: Vec<StateDigest>,
     pub(super) digests_compared: u64,
     pub(super) chunks: u64,
+    /// Those of them that were run again.
+    pub(super) chunks_run: u64,
+    /// Those of them that came out differently, by cause.
+    pub(super) divergences: BTreeMap<&'static str, u64>,
     pub(super) inputs: u64,
     pub(super) console_bytes: u64,
     pub(super) frames_sent: u64,
@@ -68,31 +78,40 @@ pub(super) fn follow(
     if let Begin::Checkpoint(seq) = asked.begin {
         log.begin_at(seq);
     }
+    let consumer = Consumer::with_disks(asked.disks.clone());
     let mut replay = Replay {
         asked,
-        consumer: Consumer::with_disks(asked.disks.clone()),
+        consumer,
+        again: None,
+        orders: Orders::default(),
+        waiting: Vec::new(),
         counts: Counts::default(),
         console,
     };
     let mut is_until_reached = false;
     while let Some(frame) = log.next_frame()? {
-        let Some(frame) = needed(frame, &log) else {
+        let Some(mut frame) = needed(frame, &log) else {
             continue;
         };
         if replay.is_beyond(&frame, &log)? {
             is_until_reached = true;
             break;
         }
-        replay.take(&frame, &log)?;
-        if let Some(machine) = replay.consumer.machine() {
+        replay.run_again(&mut frame)?;
+        replay.take(frame, &log)?;
+        let at = replay
+            .consumer
+            .look(|machine| (machine.seq(), machine.guest_time()));
+        if let Some((seq, guest_time)) = at {
             look(Position {
-                seq: machine.seq(),
-                guest_time: machine.guest_time(),
+                seq,
+                guest_time,
                 read_bytes: log.valid_bytes(),
                 file_bytes: log.file_bytes(),
             });
         }
     }
+    replay.follow_waiting(&log)?;
     log.check_snapshot()?;
     let is_until_reached = is_until_reached || asked.until == replay.consumer.seq();
     replay.finish(is_until_reached, &log)
@@ -113,6 +132,7 @@ struct Counts {
     from: CommitSeq,
     digests: Vec<StateDigest>,
     chunks: u64,
+    chunks_run: u64,
     inputs: u64,
     console_bytes: u64,
     frames_sent: u64,
@@ -121,6 +141,10 @@ struct Counts {
 struct Replay<'a> {
     asked: &'a Asked,
     consumer: Consumer,
+    again: Option<Again>,
+    orders: Orders,
+    /// Frames that are followed together.
+    waiting: Vec<Frame>,
     counts: Counts,
     console: &'a mut dyn Write,
 }
@@ -140,10 +164,54 @@ impl Replay<'_> {
         }
     }
 
-    fn take(&mut self, frame: &Frame, log: &Series) -> Result<(), CtlError> {
-        let outputs = self.consumer.frame(frame);
-        let has_disks = !self.asked.disks.is_empty();
-        let outputs = outputs.map_err(|error| failure(&error, frame, log, has_disks))?;
+    /// Makes an order of a chunk, where chunks are run again and this one can be.
+    fn run_again(&mut self, frame: &mut Frame) -> Result<(), CtlError> {
+        if let (Frame::SnapshotStart(start), Some(asked), None) =
+            (&*frame, self.asked.again, &self.again)
+        {
+            let again = Again::open(asked, start.shape)?;
+            let consumer = std::mem::take(&mut self.consumer);
+            self.consumer = consumer.with_rerun(again.rerun());
+            self.again = Some(again);
+        }
+        if let Some(again) = &self.again {
+            let is_bare = self.consumer.look(Machine::platform) == Some(Platform::Bare);
+            self.orders.replace(frame, &again.effects, is_bare);
+        }
+        Ok(())
+    }
+
+    /// Takes the next frame. Chunks that are run again are taken together, so that they run beside each other.
+    fn take(&mut self, frame: Frame, log: &Series) -> Result<(), CtlError> {
+        let is_asked_for = frame
+            .record()
+            .is_some_and(|record| self.asked.digests_at.contains(&record.seq));
+        let may_wait = matches!(frame, Frame::Record(_) | Frame::Digest(_)) && !is_asked_for;
+        self.waiting.push(frame);
+        if self.again.is_some() && may_wait && self.waiting.len() < TOGETHER {
+            return Ok(());
+        }
+        self.follow_waiting(log)
+    }
+
+    fn follow_waiting(&mut self, log: &Series) -> Result<(), CtlError> {
+        let frames = std::mem::take(&mut self.waiting);
+        let mut emitted = Vec::new();
+        let followed = self.consumer.frames(&frames, &mut emitted);
+        let outputs = emitted.into_iter().flat_map(|(_, outputs)| outputs);
+        self.emit(outputs.collect())?;
+        if let Err(error) = followed {
+            let has_disks = !self.asked.disks.is_empty();
+            let at = self.consumer.seq().map(CommitSeq::next);
+            let is_at = |frame: &&Frame| frame.record().map(|record| record.seq) == at;
+            let frame = frames.iter().find(is_at).or(frames.last());
+            return Err(failure(&error, frame, log, has_disks));
+        }
+        frames.iter().try_for_each(|frame| self.note(frame, log))
+    }
+
+    /// A frame was followed.
+    fn note(&mut self, frame: &Frame, log: &Series) -> Result<(), CtlError> {
         match frame {
             Frame::SnapshotEnd(digest) => {
                 if let Some(&early) = self.asked.digests_at.first()
@@ -155,7 +223,6 @@ impl Replay<'_> {
                 self.note_digest(digest.seq);
             }
             Frame::Record(record) => {
-                self.emit(outputs)?;
                 self.count(record);
                 self.note_digest(record.seq);
             }
@@ -184,9 +251,13 @@ impl Replay<'_> {
     }
 
     fn count(&mut self, record: &Record) {
-        match record.chunk() {
-            Some(_) => self.counts.chunks += 1,
-            None => self.counts.inputs += 1,
+        match record.commit {
+            Commit::Chunk(_) => self.counts.chunks += 1,
+            Commit::Order(_) => {
+                self.counts.chunks += 1;
+                self.counts.chunks_run += 1;
+            }
+            Commit::Input(_) => self.counts.inputs += 1,
         }
     }
 
@@ -209,10 +280,12 @@ impl Replay<'_> {
             from,
             digests,
             chunks,
+            chunks_run,
             inputs,
             console_bytes,
             frames_sent,
         } = self.counts;
+        let again = self.again.as_ref();
         Ok(Followed {
             from,
             state: machine.digest(),
@@ -222,6 +295,8 @@ impl Replay<'_> {
             digests,
             digests_compared,
             chunks,
+            chunks_run,
+            divergences: again.map(Again::divergences).unwrap_or_default(),
             inputs,
             console_bytes,
             frames_sent,
@@ -233,24 +308,30 @@ impl Replay<'_> {
 /// Why a frame cannot be followed, and what to do.
 pub(super) fn failure(
     error: &ConsumeError,
-    frame: &Frame,
+    frame: Option<&Frame>,
     log: &Series,
     has_disks: bool,
 ) -> CtlError {
     let path = log.current_path().display();
     let code = match error {
         _ if error.is_divergence() => ExitCode::Diverged,
-        ConsumeError::Snapshot(SnapshotError::Memory(_)) => ExitCode::Kvm,
+        ConsumeError::Snapshot(SnapshotError::Memory(_)) | ConsumeError::Engine(_) => ExitCode::Kvm,
         ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
             let message = disks_text(log.current_path(), expected, found);
             return CtlError::Replay(Failure::text(ExitCode::Input, message));
         }
         ConsumeError::NoSuchDisk { .. } | ConsumeError::Disk { .. } => ExitCode::Input,
+        ConsumeError::Apply(ApplyError::NotRun(seq)) => {
+            let message = format!(
+                "log file {path} says of commit {seq} only where its chunk ends: replay it with --reexecute, on a host with KVM"
+            );
+            return CtlError::Replay(Failure::text(ExitCode::LogFile, message));
+        }
         _ => ExitCode::LogFile,
     };
     let why = Failure::new(code, error).message;
     let at = frame
-        .record()
+        .and_then(Frame::record)
         .map_or(String::new(), |record| format!(" at commit {}", record.seq));
     let message = if code == ExitCode::Diverged {
         let images = if has_disks {

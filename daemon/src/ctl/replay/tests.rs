@@ -3,8 +3,8 @@ use std::fs;
 use std::path::Path;
 
 use samsara_commitlog::{
-    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame,
-    Input, Record, Space, VcpuIndex,
+    Boundary, ByteRuns, Chunk, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame, Input, Record,
+    Space, VcpuIndex,
 };
 use samsara_machine::bare::DEVICE_PAGE;
 use samsara_machine::machine::ChunkDigest;
@@ -362,7 +362,7 @@ fn claimed(made: &Made, random: &mut impl FnMut(u64) -> u64) -> Commit {
         boundary: Boundary::Exit,
         exit,
         digest: ChunkDigest::new(&ByteRuns::default()).finish(state),
-        result: ChunkResult::Effects(Effects::default()),
+        effects: Effects::default(),
     })
 }
 

@@ -276,7 +276,7 @@ impl Replay {
                 return Err(CtlError::NoSnapshot(log.path().to_owned()));
             };
             let applied = consumer.apply(&frame);
-            applied.map_err(|error| failure(&error, &frame, &log, !disks.is_empty()))?;
+            applied.map_err(|error| failure(&error, Some(&frame), &log, !disks.is_empty()))?;
             if let Some(machine) = consumer.machine() {
                 break machine;
             }
@@ -309,8 +309,9 @@ impl Replay {
                 continue;
             };
             let applied = self.consumer.apply(&frame);
-            let applied = applied
-                .map_err(|error| failure(&error, &frame, &self.log, !self.disks.is_empty()))?;
+            let applied = applied.map_err(|error| {
+                failure(&error, Some(&frame), &self.log, !self.disks.is_empty())
+            })?;
             let Frame::Record(record) = frame else {
                 continue;
             };
