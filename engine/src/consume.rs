@@ -183,14 +183,6 @@ impl Consumer {
         }
     }
 
-    /// Takes the next frame, which is not a chunk in order form. Gives all that the commit did.
-    pub fn apply(&mut self, frame: &Frame) -> Result<Applied, ConsumeError> {
-        let state = std::mem::replace(&mut self.state, State::Broken);
-        let (state, applied) = self.step(state, frame)?;
-        self.state = state;
-        Ok(applied)
-    }
-
     fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Applied), ConsumeError> {
         let state = match (state, frame) {
             (State::Empty, Frame::SnapshotStart(start)) => {
@@ -281,10 +273,11 @@ impl Consumer {
         }
     }
 
-    /// The machine, for whoever takes it to another state of its history: what is followed next follows that.
-    pub fn machine_mut(&mut self) -> Option<&mut Machine> {
+    /// The same, for what the machine keeps for itself: the pages that it tracks.
+    pub fn look_mut<T>(&mut self, look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
         match &mut self.state {
-            State::Following(machine) => Some(machine),
+            State::Following(machine) => Some(look(machine)),
+            State::Replaying(replayer) => Some(replayer.look_mut(look)),
             _ => None,
         }
     }
@@ -300,11 +293,7 @@ impl Consumer {
 
     /// Digest of the machine's whole state as it is, once its snapshot is complete.
     pub fn digest(&mut self) -> Option<StateDigest> {
-        match &mut self.state {
-            State::Following(machine) => Some(machine.digest()),
-            State::Replaying(replayer) => Some(replayer.look_mut(Machine::digest)),
-            _ => None,
-        }
+        self.look_mut(Machine::digest)
     }
 
     /// The last commit applied.

@@ -48,8 +48,8 @@ pub(super) struct ReplayArguments {
     #[arg(long, conflicts_with = "reexecute")]
     apply: bool,
     /// Runs chunks again on this host's KVM, as far as their ends can be found, and compares what comes out. Chunks of which the
-    /// log says only where they end (recording.form = "order") can be replayed in no other way.
-    #[arg(long, conflicts_with = "gdb")]
+    /// log says only where they end (recording.form = "order") can be replayed in no other way. With --gdb only those.
+    #[arg(long)]
     reexecute: bool,
     /// vCPUs that are run again at the same time, at most [default: processors of this host].
     #[arg(long, value_name = "COUNT", requires = "reexecute")]
@@ -212,6 +212,9 @@ impl ReplayArguments {
             begin: self.begin(),
             path: self.file,
             disks: self.disks,
+            again: self.reexecute.then_some(Reexecute {
+                threads: self.threads,
+            }),
             kept_bytes: gdb::KEPT_BYTES,
         };
         let told = |line: &str| eprintln!("samsaractl: {line}");

@@ -25,7 +25,7 @@ use crate::vcpu::VcpuState;
 pub use apply::{Applied, ApplyError, Source};
 pub use devices::{Devices, Platform};
 pub use digest::ChunkDigest;
-pub use rewind::{Change, Shadow};
+pub use rewind::{Change, Rewindable};
 pub use snapshot::{SnapshotError, SnapshotLoader, Zeros, page_runs};
 
 /// What a commit wants to leave the host: held until the commit is acknowledged.

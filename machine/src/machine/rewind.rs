@@ -1,10 +1,10 @@
 //! Going back to states that a machine has had.
 
 use bytes::Bytes;
-use samsara_commitlog::{ByteRuns, ByteRunsBuilder, CommitSeq, GuestTime};
+use samsara_commitlog::{ByteRuns, ByteRunsBuilder, CommitSeq, Gpa, GuestTime, StateDigest};
 
-use super::{Devices, Ended, Machine, SnapshotError};
-use crate::memory::{Image, MemoryError, PageIndex};
+use super::{Devices, Ended, Machine, SnapshotError, Touched};
+use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex};
 use crate::vcpu::VcpuState;
 
 /// What turns one state of a machine into another one of its history. Disks are no part of it.
@@ -44,86 +44,119 @@ impl Change {
     }
 }
 
-/// A copy of a machine's state that follows it from commit to commit, and tells the way back.
+/// A copy of a machine, without its disks, that follows it from commit to commit and goes back and forth over what it has
+/// followed.
 ///
-/// Call [`Self::follow`] after each commit (or after several), or [`Self::go`]; nothing else may change the machine. It has
-/// a copy of all the memory that the guest has touched: what devices write is known only afterwards.
+/// `follow` after each commit of the machine (or after several), while this is where the machine was before; `go` at any time.
+/// That it is a copy costs as much memory as the guest has touched, and makes it all the same how the machine came to its states,
+/// and what of them was known before: what devices write is not.
 #[derive(Debug)]
-pub struct Shadow {
-    image: Image,
-    seq: CommitSeq,
-    guest_time: GuestTime,
-    ended: Option<Ended>,
-    vcpus: Vec<VcpuState>,
-    devices: Bytes,
-}
+pub struct Rewindable(Machine);
 
-impl Shadow {
-    /// A copy of the machine as it is.
+impl Rewindable {
+    /// A copy of a machine as it is.
     pub fn new(machine: &Machine) -> Result<Self, MemoryError> {
         let image = Image::new(machine.shape)?;
         for page in machine.image.touched_pages() {
             image.adopt_page(&machine.image, page);
         }
-        Ok(Self {
-            image,
+        Ok(Self(Machine {
+            shape: machine.shape,
             seq: machine.seq,
             guest_time: machine.guest_time,
-            ended: machine.ended.clone(),
+            digest: MemoryDigest::new(&image),
+            image: image.into(),
             vcpus: machine.vcpus.clone(),
-            devices: machine.devices.encode(),
-        })
+            devices: machine.devices.clone(),
+            disks: Vec::new(),
+            touched: vec![Touched::No; machine.shape.vcpu_count.into()],
+            ended: machine.ended.clone(),
+            tracked: None,
+        }))
+    }
+
+    /// Where it is.
+    pub fn machine(&self) -> &Machine {
+        &self.0
+    }
+
+    /// Digest of the whole state where it is.
+    pub fn digest(&mut self) -> StateDigest {
+        self.0.digest()
     }
 
     /// Follows the machine to its present state. `written` are the pages that changed since, rising, each once. Gives the
     /// way back.
     pub fn follow(&mut self, machine: &Machine, written: &[PageIndex]) -> Change {
+        let here = &mut self.0;
         let mut memory = ByteRunsBuilder::default();
         for &page in written {
-            self.image
+            here.image
                 .push_other_bytes(&machine.image, page, &mut memory);
-            self.image.adopt_page(&machine.image, page);
+            here.image.adopt_page(&machine.image, page);
         }
-        let states = self.vcpus.iter_mut().zip(&machine.vcpus);
-        let vcpus = states.map(|(old, new)| {
-            if old == new {
-                return ByteRuns::default();
-            }
-            let back = old.changes_since(new);
-            old.clone_from(new);
-            back
-        });
+        here.note_written(written);
+        let states = here.vcpus.iter_mut().zip(&machine.vcpus);
+        let vcpus = states.map(|(here, there)| replace_state(here, there));
         let vcpus = vcpus.collect();
-        let devices = machine.devices.encode();
-        let devices =
-            (devices != self.devices).then(|| std::mem::replace(&mut self.devices, devices));
+        let devices = (here.devices != machine.devices).then(|| {
+            let old = std::mem::replace(&mut here.devices, machine.devices.clone());
+            old.encode()
+        });
         Change {
-            seq: std::mem::replace(&mut self.seq, machine.seq),
-            guest_time: std::mem::replace(&mut self.guest_time, machine.guest_time),
-            ended: std::mem::replace(&mut self.ended, machine.ended.clone()),
+            seq: std::mem::replace(&mut here.seq, machine.seq),
+            guest_time: std::mem::replace(&mut here.guest_time, machine.guest_time),
+            ended: std::mem::replace(&mut here.ended, machine.ended.clone()),
             vcpus,
             devices,
             memory: memory.finish(),
         }
     }
 
-    /// Takes the machine from the state that this is a copy of to another one. Gives the way back.
+    /// Goes along a change. Gives the way back.
     ///
-    /// An error means that the change is not of this state; the machine must not be used further.
-    pub fn go(&mut self, machine: &mut Machine, change: &Change) -> Result<Change, SnapshotError> {
+    /// An error means that the change is not one of this state; this must not be used further.
+    pub fn go(&mut self, change: &Change) -> Result<Change, SnapshotError> {
+        let here = &mut self.0;
+        let mut memory = ByteRunsBuilder::default();
         let mut written = Vec::new();
-        machine.image.write_runs(&change.memory, &mut written)?;
-        machine.note_written(&written);
-        for (state, runs) in machine.vcpus.iter_mut().zip(&change.vcpus) {
-            state.apply(runs)?;
+        for (address, bytes) in change.memory.iter() {
+            let mut old = vec![0; bytes.len()];
+            here.image.read(Gpa(address), &mut old)?;
+            memory.push(address, &old);
+            here.image.write_noted(Gpa(address), bytes, &mut written)?;
         }
-        if let Some(devices) = &change.devices {
-            let vcpu_count = machine.shape.vcpu_count;
-            machine.devices = Devices::decode(devices, vcpu_count, &machine.image)?;
+        here.note_written(&written);
+        let mut vcpus = Vec::new();
+        for (state, runs) in here.vcpus.iter_mut().zip(&change.vcpus) {
+            let mut there = state.clone();
+            there.apply(runs)?;
+            vcpus.push(replace_state(state, &there));
         }
-        machine.seq = change.seq;
-        machine.guest_time = change.guest_time;
-        machine.ended.clone_from(&change.ended);
-        Ok(self.follow(machine, &written))
+        let devices = match &change.devices {
+            Some(bytes) => {
+                let devices = Devices::decode(bytes, here.shape.vcpu_count, &here.image)?;
+                Some(std::mem::replace(&mut here.devices, devices).encode())
+            }
+            None => None,
+        };
+        Ok(Change {
+            seq: std::mem::replace(&mut here.seq, change.seq),
+            guest_time: std::mem::replace(&mut here.guest_time, change.guest_time),
+            ended: std::mem::replace(&mut here.ended, change.ended.clone()),
+            vcpus,
+            devices,
+            memory: memory.finish(),
+        })
     }
+}
+
+/// Makes a vCPU's state another one. Gives the way back.
+fn replace_state(here: &mut VcpuState, there: &VcpuState) -> ByteRuns {
+    if here == there {
+        return ByteRuns::default();
+    }
+    let back = here.changes_since(there);
+    here.clone_from(there);
+    back
 }

@@ -5,7 +5,7 @@ use samsara_commitlog::{
     VcpuIndex,
 };
 use samsara_machine::bare::register;
-use samsara_machine::machine::{Change, Shadow};
+use samsara_machine::machine::{Change, Rewindable};
 use samsara_machine::pc::{ConsoleDevice, Pc};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Machine, Source};
@@ -17,21 +17,21 @@ use crate::{MIB, Rng, image};
 const DESCRIPTOR: u64 = 0x30_0000;
 const BUFFER: u64 = 0x70_0ff0;
 
-/// A machine, the changes that lead back from its states, and the digests of them all.
+/// A machine, what follows it, the changes that lead back from its states, and the digests of them all.
 struct History {
     machine: Machine,
-    shadow: Shadow,
+    here: Rewindable,
     back: Vec<Change>,
     digests: Vec<StateDigest>,
 }
 
 impl History {
     fn new(mut machine: Machine) -> Self {
-        let shadow = Shadow::new(&machine).unwrap();
+        let here = Rewindable::new(&machine).unwrap();
         let digests = vec![machine.digest()];
         Self {
             machine,
-            shadow,
+            here,
             back: Vec::new(),
             digests,
         }
@@ -39,7 +39,7 @@ impl History {
 
     fn commit(&mut self, record: &Record) {
         let applied = self.machine.apply(record, Source::Record).unwrap();
-        let back = self.shadow.follow(&self.machine, &applied.written);
+        let back = self.here.follow(&self.machine, &applied.written);
         assert_eq!(back.seq(), self.digests.last().unwrap().seq);
         self.back.push(back);
         self.digests.push(self.machine.digest());
@@ -70,16 +70,16 @@ impl History {
         let mut forth = Vec::new();
         for _ in 0..2 {
             while let Some(back) = self.back.pop() {
-                let change = self.shadow.go(&mut self.machine, &back).unwrap();
+                let change = self.here.go(&back).unwrap();
                 assert_same_bytes(&change, &back);
                 forth.push(change);
-                assert_eq!(self.machine.digest(), self.digests[self.back.len()]);
+                assert_eq!(self.here.digest(), self.digests[self.back.len()]);
             }
             while let Some(change) = forth.pop() {
-                let back = self.shadow.go(&mut self.machine, &change).unwrap();
+                let back = self.here.go(&change).unwrap();
                 assert_same_bytes(&change, &back);
                 self.back.push(back);
-                assert_eq!(self.machine.digest(), self.digests[self.back.len()]);
+                assert_eq!(self.here.digest(), self.digests[self.back.len()]);
             }
         }
     }

@@ -198,3 +198,83 @@ monitor status
         ran.stderr
     );
 }
+
+/// Chunks of which the log has only the order are run once, and undone and redone as others are.
+#[test]
+fn gdb_goes_over_chunks_that_are_run_again() {
+    const TEST: &str = "gdb_goes_over_chunks_that_are_run_again";
+    let Some(_machine) = kvm_shared_or_skip(TEST) else {
+        return;
+    };
+    if !gdb_or_skip(TEST) {
+        return;
+    }
+    let settings = [
+        "recording.form=order",
+        "recording.counter=single-step",
+        "recording.chunk_max_us=500",
+    ];
+    let run = recorded("counter", "n=60", &settings);
+    assert_eq!(run.ran.code, Some(0), "{}", run.ran.stderr);
+    let half = run.report.commits / 2;
+    let script = format!(
+        "monitor break {half}
+continue
+monitor digest
+reverse-stepi 20
+stepi 20
+monitor digest
+monitor delete
+continue
+monitor digest
+reverse-continue
+printf \"first %lu\\n\", $commit
+monitor break {half}
+continue
+monitor digest
+watch *(long*)&shared
+reverse-continue
+printf \"back %lu %lu\\n\", $commit, *(long*)&shared
+stepi
+printf \"forth %lu %lu\\n\", $commit, *(long*)&shared
+"
+    );
+    let program = run.site.path("counter.elf");
+    let again = ["--reexecute"];
+    let ran = run.site.gdb(&run.log, &again, &program, &script).unwrap();
+    let words = ["replay", run.log_name(), "--reexecute", "--json"];
+    let outcome = run.json(&[&words[..], &["--digest-at", &half.to_string()]].concat());
+    let text = |digest: &serde_json::Value| digest.as_str().unwrap().to_owned();
+    let (half, end) = (
+        text(&outcome["digests"][0]["digest"]),
+        text(&outcome["digest"]),
+    );
+    assert_eq!(Some(&end), run.report.digest.as_ref());
+    let seen: Vec<_> = ran
+        .stderr
+        .lines()
+        .filter_map(|line| {
+            line.split_once(": ")?
+                .0
+                .starts_with("digest after")
+                .then_some(line)
+        })
+        .map(|line| line.rsplit(' ').next().unwrap())
+        .collect();
+    assert_eq!(seen, [&*half, &half, &end, &half]);
+    assert_eq!(numbers(&ran, "first "), [[0]]);
+    let (back, forth) = (numbers(&ran, "back "), numbers(&ran, "forth "));
+    assert_eq!(back[0][0] + 1, forth[0][0]);
+    assert!(back[0][1] < forth[0][1], "{back:?} {forth:?}");
+
+    // Without that, they are the end.
+    let ran = run
+        .site
+        .gdb(&run.log, &[], &program, "continue\nmonitor status\n")
+        .unwrap();
+    assert!(
+        ran.stderr.contains("replay it with --reexecute"),
+        "{}",
+        ran.stderr
+    );
+}

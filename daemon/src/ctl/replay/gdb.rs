@@ -2,15 +2,14 @@
 //!
 //! ```text
 //! gdb -- remote protocol --> target -> motion -> timeline -> log, machine
-//!                              |         stops     journal
+//!                              |         stops
 //!                              +-> monitor
 //! ```
 //!
-//! - [`timeline`]: a log as states that can be gone to; [`journal`]: disks that can.
+//! - [`timeline`]: a log as states that can be gone to.
 //! - [`stops`]: watched memory, addresses, commits; [`motion`]: going on until there is one of them.
 //! - [`target`], [`registers`], [`monitor`]: what gdb sees of it.
 
-mod journal;
 mod monitor;
 mod motion;
 mod registers;
@@ -27,6 +26,7 @@ use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonErr
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use samsara_commitlog::CommitSeq;
 
+use super::again::Reexecute;
 use super::follow::Begin;
 use super::progress::Progress;
 use crate::ctl::CtlError;
@@ -47,6 +47,8 @@ pub(super) struct Source {
     pub(super) begin: Begin,
     /// Images of the guest's disks as they were when the log begins.
     pub(super) disks: Vec<PathBuf>,
+    /// Whether chunks of which the log has only the order are run again.
+    pub(super) again: Option<Reexecute>,
     /// Bytes of steps that are kept.
     pub(super) kept_bytes: usize,
 }

@@ -4,10 +4,10 @@
 //! the last reason to stop, until where the way back had come: so a reason that is far away is found in about two passes, not in
 //! one for each piece that is kept.
 
-use samsara_commitlog::{CommitSeq, Record};
+use samsara_commitlog::CommitSeq;
 
 use super::stops::{Stop, Stops};
-use super::timeline::Timeline;
+use super::timeline::{Timeline, vcpu_of};
 use crate::ctl::CtlError;
 
 /// What is to be done.
@@ -159,10 +159,7 @@ fn backward_reason(timeline: &Timeline, stops: &Stops) -> Option<Stop> {
 
 /// Whether the present state is a reason to stop.
 fn reached(timeline: &Timeline, stops: &Stops) -> Option<Stop> {
-    let chunk = timeline.record().and_then(Record::chunk);
-    let at = chunk.map(|chunk| {
-        let state = timeline.machine().vcpu(chunk.vcpu);
-        (chunk.vcpu, state.regs().rip)
-    });
+    let vcpu = timeline.record().and_then(vcpu_of);
+    let at = vcpu.map(|vcpu| (vcpu, timeline.machine().vcpu(vcpu).regs().rip));
     stops.reached(timeline.seq(), at)
 }

@@ -7,7 +7,7 @@ use samsara_commitlog::{CommitSeq, PAGE_BYTES, VcpuIndex};
 use samsara_machine::Machine;
 use samsara_machine::machine::Change;
 
-use super::timeline::Step;
+use super::timeline::{Step, vcpu_of};
 
 /// The longest range that is watched: enough for any variable, and little to translate.
 const WATCHED_BYTES_MAX: u64 = 1 << 20;
@@ -100,7 +100,7 @@ impl Stops {
         let mut watches = self.watches.iter();
         let watch = watches.find(|watch| watch.is_changed(&step.change))?;
         Some(Stop::Watch {
-            vcpu: step.record.chunk().map(|chunk| chunk.vcpu),
+            vcpu: vcpu_of(&step.record),
             address: watch.address,
         })
     }

@@ -41,6 +41,7 @@ fn gdb(at: Option<u64>, commands: &[&str]) -> Option<String> {
         path: long().write(folder.path()),
         begin: Begin::First,
         disks: Vec::new(),
+        again: None,
         kept_bytes: 8 << 10,
     };
     let (told, lines) = mpsc::channel();
@@ -248,6 +249,7 @@ fn what_is_not_gdb_ends_the_session() {
             path: long().write(folder.path()),
             begin: Begin::First,
             disks: Vec::new(),
+            again: None,
             kept_bytes: 8 << 10,
         };
         let (told, lines) = mpsc::channel();

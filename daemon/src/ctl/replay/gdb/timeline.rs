@@ -7,22 +7,21 @@
 //! ```
 //!
 //! The last commits are kept with what undoes or redoes them, up to a bound of bytes. What was before them is found again
-//! from the checkpoint before it, which is as far as the log's checkpoints are from each other.
+//! from the checkpoint before it, which is as far as the log's checkpoints are from each other. What follows the log, and
+//! runs chunks again if need be, never goes back: a copy does.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use samsara_commitlog::{CommitSeq, Frame, Record};
+use samsara_commitlog::{Commit, CommitSeq, Frame, Record, VcpuIndex};
 use samsara_engine::Consumer;
 use samsara_machine::Machine;
-use samsara_machine::machine::{Change, Shadow, SnapshotError};
+use samsara_machine::machine::{Change, Rewindable, SnapshotError};
 use samsara_machine::memory::MemoryError;
-use samsara_machine::pc::virtio::Blocks;
 
 use super::Source;
-use super::journal::{DiskChange, Journal};
 use crate::ctl::CtlError;
 use crate::ctl::log::Series;
+use crate::ctl::replay::again::Again;
 use crate::ctl::replay::follow::{Begin, failure, needed};
 use crate::ctl::replay::overlay;
 use crate::ctl::replay::progress::Position;
@@ -35,8 +34,6 @@ pub(super) struct Step {
     pub(super) record: Record,
     /// From the state on the one side of it to that on the other.
     pub(super) change: Change,
-    /// By disk; nothing if that was too much to keep: this step cannot be undone.
-    disks: Option<Vec<DiskChange>>,
     bytes: usize,
 }
 
@@ -61,12 +58,12 @@ struct End {
     why: String,
 }
 
-/// A machine at a place of the log.
+/// What follows the log, and what follows that: goes back and forth over the steps, while the other stays where they end.
 struct Replay {
     log: Series,
-    consumer: Consumer,
-    shadow: Shadow,
-    disks: Vec<Arc<Journal>>,
+    ahead: Consumer,
+    here: Rewindable,
+    has_disks: bool,
 }
 
 impl Timeline {
@@ -76,7 +73,7 @@ impl Timeline {
         let named = whole.begins_after().filter(|_| source.disks.is_empty());
         let replay = Replay::begin(&source, whole, source.begin)?;
         Ok(Self {
-            first: named.unwrap_or(replay.seq()),
+            first: named.unwrap_or(replay.here.machine().seq()),
             // A directory's newest run stays the one that was opened.
             source: Source {
                 path: replay.log.path().to_owned(),
@@ -92,18 +89,17 @@ impl Timeline {
     }
 
     pub(super) fn machine(&self) -> &Machine {
-        self.replay.machine()
+        self.replay.here.machine()
     }
 
     /// Digest of the whole state.
     pub(super) fn digest(&mut self) -> u128 {
-        let digest = self.replay.consumer.digest();
-        digest.expect("there is a machine").digest
+        self.replay.here.digest().digest
     }
 
     /// The last commit.
     pub(super) fn seq(&self) -> CommitSeq {
-        self.replay.seq()
+        self.machine().seq()
     }
 
     /// The first state that there is.
@@ -169,8 +165,6 @@ impl Timeline {
                 // What there is up to here can still be looked at.
                 let why = error.line();
                 self.end = Some(End { seq: last, why });
-                self.begin_before(last)?;
-                while self.seq() < last && self.forward()? {}
                 Ok(false)
             }
         }
@@ -178,8 +172,7 @@ impl Timeline {
 
     /// Goes back over a commit, [`Self::undone`] then, if it is kept. Gives whether it was.
     pub(super) fn back(&mut self) -> Result<bool, CtlError> {
-        let last = self.done.checked_sub(1);
-        let Some(last) = last.filter(|&last| self.steps[last].disks.is_some()) else {
+        let Some(last) = self.done.checked_sub(1) else {
             return Ok(false);
         };
         self.replay.go(&mut self.steps[last])?;
@@ -267,39 +260,31 @@ impl Replay {
         if let Begin::Checkpoint(seq) = begin {
             log.begin_at(seq);
         }
-        let disks = overlay::open(&source.disks)?.into_iter();
-        let disks: Vec<_> = disks.map(|disk| Arc::new(Journal::new(disk))).collect();
-        let blocks = disks.iter().map(|disk| Arc::clone(disk) as Arc<dyn Blocks>);
-        let mut consumer = Consumer::with_disks(blocks.collect());
-        let machine = loop {
+        let has_disks = !source.disks.is_empty();
+        let mut ahead = Consumer::with_disks(overlay::open(&source.disks)?);
+        let here = loop {
             let Some(frame) = log.next_frame()? else {
                 return Err(CtlError::NoSnapshot(log.path().to_owned()));
             };
-            let applied = consumer.apply(&frame);
-            applied.map_err(|error| failure(&error, Some(&frame), &log, !disks.is_empty()))?;
-            if let Some(machine) = consumer.machine() {
-                break machine;
+            if let (Frame::SnapshotStart(start), Some(asked)) = (&frame, source.again) {
+                ahead = ahead.with_rerun(Again::open(asked, start.shape)?.rerun());
+            }
+            let followed = ahead.frame(&frame);
+            followed.map_err(|error| failure(&error, Some(&frame), &log, has_disks))?;
+            let copied = ahead.look_mut(|machine| {
+                machine.track_pages();
+                Rewindable::new(machine)
+            });
+            if let Some(here) = copied {
+                break here.map_err(|error| no_memory(&error))?;
             }
         };
-        let shadow = Shadow::new(machine).map_err(|error| no_memory(&error))?;
-        for disk in &disks {
-            disk.take();
-        }
         Ok(Self {
             log,
-            consumer,
-            shadow,
-            disks,
+            ahead,
+            here,
+            has_disks,
         })
-    }
-
-    fn machine(&self) -> &Machine {
-        let machine = self.consumer.machine();
-        machine.expect("there is one since the snapshot, but for a failure that ends all")
-    }
-
-    fn seq(&self) -> CommitSeq {
-        self.machine().seq()
     }
 
     /// Reads and follows the next commit.
@@ -308,26 +293,21 @@ impl Replay {
             let Some(frame) = needed(frame, &self.log) else {
                 continue;
             };
-            let applied = self.consumer.apply(&frame);
-            let applied = applied.map_err(|error| {
-                failure(&error, Some(&frame), &self.log, !self.disks.is_empty())
-            })?;
+            let followed = self.ahead.frame(&frame);
+            followed.map_err(|error| failure(&error, Some(&frame), &self.log, self.has_disks))?;
             let Frame::Record(record) = frame else {
                 continue;
             };
-            let machine = self.consumer.machine();
-            let machine = machine.expect("there is one that has just followed");
-            let change = self.shadow.follow(machine, &applied.written);
-            // Of each, even if one has too much.
-            let disks: Vec<_> = self.disks.iter().map(|disk| disk.take()).collect();
-            let disks: Option<Vec<_>> = disks.into_iter().collect();
-            let disk_bytes = disks.iter().flatten().map(DiskChange::bytes).sum::<usize>();
-            let bytes = size_of::<Step>() + change.bytes() + disk_bytes;
+            let change = self.ahead.look_mut(|machine| {
+                let written = machine.take_tracked();
+                self.here.follow(machine, &written)
+            });
+            let change = change.expect("there is a machine, which has just followed");
+            let bytes = size_of::<Step>() + change.bytes() + self.log.frame_bytes() as usize;
             return Ok(Some(Step {
                 record,
                 change,
-                disks,
-                bytes: bytes + self.log.frame_bytes() as usize,
+                bytes,
             }));
         }
         Ok(None)
@@ -335,17 +315,18 @@ impl Replay {
 
     /// Goes over a step, from the one side of it to the other.
     fn go(&mut self, step: &mut Step) -> Result<(), CtlError> {
-        let machine = self.consumer.machine_mut();
-        let machine = machine.expect("there is one that the step is of");
-        let gone = self.shadow.go(machine, &step.change);
+        let gone = self.here.go(&step.change);
         step.change = gone.map_err(|error| not_undone(&error))?;
-        for (disk, change) in self.disks.iter().zip(step.disks.iter_mut().flatten()) {
-            *change = disk.go(change).map_err(|error| {
-                let message = format!("cannot go over what the guest wrote to its disks: {error}");
-                CtlError::Replay(Failure::text(ExitCode::Output, message))
-            })?;
-        }
         Ok(())
+    }
+}
+
+/// The vCPU whose commit it is; none of an input.
+pub(super) fn vcpu_of(record: &Record) -> Option<VcpuIndex> {
+    match &record.commit {
+        Commit::Chunk(chunk) => Some(chunk.vcpu),
+        Commit::Order(order) => Some(order.vcpu),
+        Commit::Input(_) => None,
     }
 }
 

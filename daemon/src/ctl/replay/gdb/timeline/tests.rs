@@ -30,6 +30,7 @@ fn source(path: &Path, kept_bytes: usize) -> Source {
         path: path.to_owned(),
         begin: Begin::First,
         disks: Vec::new(),
+        again: None,
         kept_bytes,
     }
 }
