@@ -7,7 +7,9 @@ use crate::{ByteRuns, CommitSeq, GuestTime, Record, Shape};
 /// One item of a log file or commit stream.
 ///
 /// A stream starts with a snapshot (`SnapshotStart`, any number of `SnapshotPages`, `SnapshotEnd`),
-/// then has records in commit order without gaps, with digests between them. To a backup whose disks
+/// then has records in commit order without gaps, with digests between them. A snapshot of a machine that
+/// ran while it was taken starts again between its pages: the last `SnapshotStart` counts, and of
+/// memory what came last. To a backup whose disks
 /// are not those of the snapshot, `DiskRange`s travel before the snapshot or inside it.
 ///
 /// A log file has no contents of disks: who carries on from it needs copies of the images as they were

@@ -6,7 +6,7 @@
 //!
 //! [`Frame::encode`] gives a frame's bytes; a stream of them begins with a [`StreamHeader`].
 //! [`FrameReader`] gets frames out of a stream, [`StreamOrder`] checks that they make a history.
-//! [`LogWriter`], [`LogReader`] and [`verify`] do the same with files.
+//! [`LogWriter`], [`LogReader`], [`LogHistory`] and [`verify`] do the same with files.
 
 mod codec;
 mod frame;
@@ -19,14 +19,16 @@ mod runs;
 mod shape;
 mod varint;
 
-pub use codec::{DecodeError, Fault, FrameKind, FrameReader, StreamHeader};
+pub use codec::{DecodeError, Fault, FrameEncoder, FrameKind, FrameReader, StreamHeader, TSC_STEP};
 pub use frame::{DiskRange, Frame, SnapshotStart, StateDigest};
 pub use ids::{CommitSeq, DeviceIndex, Gpa, GuestTime, PAGE_BYTES, VcpuIndex};
 pub use limits::{
     BODY_BYTES_MAX, DEVICES_BYTES_MAX, Limits, SNAPSHOT_PAGES_BYTES, VCPU_STATE_BYTES_MAX,
 };
-pub use log::{LogClaim, LogError, LogReader, LogSummary, LogWriter, Tail, verify};
+pub use log::{LogClaim, LogError, LogHistory, LogReader, LogSummary, LogWriter, Tail, verify};
 pub use order::{OrderError, StreamOrder};
-pub use record::{Boundary, Chunk, ChunkResult, Commit, Effects, Exit, Input, Record, Space};
+pub use record::{
+    Boundary, Chunk, Commit, Effects, Exit, Input, OrderChunk, Place, Progress, Record, Space,
+};
 pub use runs::{ByteRuns, ByteRunsBuilder, RunsError};
 pub use shape::{Shape, ShapeError};

@@ -5,7 +5,7 @@ use crate::{CommitSeq, Frame, FrameKind, GuestTime, Record, Shape, StateDigest};
 /// Checks that frames, each right by itself, make a history: a snapshot (start, pages, end), then
 /// records that follow it without a gap, in guest time that never goes back, with digests of the
 /// state after the record before them. Contents of disks belong to the snapshot: they come before it or
-/// inside it.
+/// inside it. A snapshot of a machine that ran meanwhile starts more than once, each time at a later state.
 #[derive(Clone, Debug, Default)]
 pub struct StreamOrder {
     place: Place,
@@ -71,6 +71,11 @@ impl StreamOrder {
             (Place::Start, Frame::SnapshotStart(start)) => {
                 Place::Snapshot(start.shape, start.seq, start.guest_time)
             }
+            (Place::Snapshot(_, seq, time), Frame::SnapshotStart(start))
+                if start.seq >= seq && start.guest_time >= time =>
+            {
+                Place::Snapshot(start.shape, start.seq, start.guest_time)
+            }
             (Place::Snapshot(..), Frame::SnapshotPages(_))
             | (Place::Start | Place::Snapshot(..), Frame::DiskRange(_)) => self.place,
             (Place::Snapshot(shape, seq, time), Frame::SnapshotEnd(digest)) => {
@@ -99,6 +104,14 @@ impl StreamOrder {
     pub fn seq(&self) -> Option<CommitSeq> {
         match self.place {
             Place::Records(_, seq, _) => Some(seq),
+            Place::Start | Place::Snapshot(..) => None,
+        }
+    }
+
+    /// What the next record follows: a commit, and the guest clock at it; `None` until the snapshot is complete.
+    pub fn last(&self) -> Option<(CommitSeq, GuestTime)> {
+        match self.place {
+            Place::Records(_, seq, time) => Some((seq, time)),
             Place::Start | Place::Snapshot(..) => None,
         }
     }

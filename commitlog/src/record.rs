@@ -20,33 +20,43 @@ impl Record {
     pub fn chunk(&self) -> Option<&Chunk> {
         match &self.commit {
             Commit::Chunk(chunk) => Some(chunk),
+            Commit::Order(_) | Commit::Input(_) => None,
+        }
+    }
+
+    /// The vCPU whose chunk the record is, in whatever form, if it is one.
+    pub fn chunk_vcpu(&self) -> Option<VcpuIndex> {
+        match &self.commit {
+            Commit::Chunk(chunk) => Some(chunk.vcpu),
+            Commit::Order(chunk) => Some(chunk.vcpu),
             Commit::Input(_) => None,
         }
     }
 
     /// Whether the record is a chunk that `vcpu` ran.
     pub fn is_chunk_of(&self, vcpu: VcpuIndex) -> bool {
-        self.chunk().is_some_and(|chunk| chunk.vcpu == vcpu)
+        self.chunk_vcpu() == Some(vcpu)
     }
 
     /// Bytes of encoded effects in the record.
     pub fn effect_bytes(&self) -> usize {
-        self.chunk().map_or(0, |chunk| match &chunk.result {
-            ChunkResult::Effects(effects) => effects.encoded_bytes(),
-        })
+        self.chunk()
+            .map_or(0, |chunk| chunk.effects.encoded_bytes())
     }
 }
 
 /// What a record commits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Commit {
-    /// A vCPU ran from one boundary to the next without conflict.
+    /// A vCPU ran from one boundary to the next without conflict: what it changed.
     Chunk(Chunk),
+    /// The same, as the order to run there again: what it changes is for the consumer to find.
+    Order(OrderChunk),
     /// Something from outside the machine, or a step of a device.
     Input(Input),
 }
 
-/// A committed chunk.
+/// A committed chunk in effects form: it can be applied anywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// The vCPU that ran it.
@@ -57,8 +67,8 @@ pub struct Chunk {
     pub boundary: Boundary,
     /// The exit that ended it; devices act on it in `apply`.
     pub exit: Exit,
-    /// How a consumer gets the chunk's result.
-    pub result: ChunkResult,
+    /// What it changed.
+    pub effects: Effects,
     /// Digest of the chunk's effects and of the vCPU's whole state after it (xxh3-64).
     pub digest: u64,
 }
@@ -74,11 +84,43 @@ pub enum Boundary {
     Kick,
 }
 
-/// How a consumer gets a chunk's result. Results in order form (re-execution) will be a variant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChunkResult {
-    /// The bytes that changed.
-    Effects(Effects),
+/// A committed chunk in order form: from the state that the commits before it give, the vCPU runs again
+/// until it is where the chunk ended. Effects and exit follow from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderChunk {
+    /// The vCPU that ran it.
+    pub vcpu: VcpuIndex,
+    /// As in [`Chunk::started_after`]: any state from there on gives the same chunk.
+    pub started_after: CommitSeq,
+    /// What ended the chunk.
+    pub boundary: Boundary,
+    /// How far the vCPU got. None where an exit of its own ended the chunk: the first one that comes is it.
+    pub progress: Option<Progress>,
+    /// How much further the vCPU's TSC is at the chunk's end than at its last commit; 0 where the state has
+    /// none.
+    pub tsc_gain: u64,
+    /// What came from outside the machine to answer the load that ended the chunk, if anything did.
+    pub input: Option<u64>,
+    /// As in [`Chunk::digest`].
+    pub digest: u64,
+}
+
+/// How far a vCPU got in a chunk, as a counter that does not err tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What was counted since the chunk's start: single steps, or retired branches.
+    pub count: u64,
+    /// Where between two counts, if more than one instruction goes by on one count.
+    pub place: Option<Place>,
+}
+
+/// A place that a vCPU passes once between two branches, or once for each RCX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The next instruction.
+    pub rip: u64,
+    /// What a string instruction counts down.
+    pub rcx: u64,
 }
 
 /// The bytes that a chunk changed.

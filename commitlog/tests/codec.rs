@@ -9,8 +9,8 @@ use common::{LIMITS, SHAPE, any_frame, chunk, disk_range, history, record, runs,
 use proptest::collection::vec;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    BODY_BYTES_MAX, ByteRunsBuilder, Chunk, ChunkResult, Commit, DecodeError, Effects, Exit, Fault,
-    Frame, FrameReader, Input, Limits, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
+    BODY_BYTES_MAX, ByteRunsBuilder, Chunk, Commit, DecodeError, Effects, Exit, Fault, Frame,
+    FrameReader, Input, Limits, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
 };
 
 /// The frames in `bytes` up to the end or the first error, pushed in pieces of `piece_bytes`.
@@ -43,12 +43,10 @@ fn assert_prefix(found: &[Frame], expected: &[Frame]) {
 /// apart, as only the codec knows how checks are made.
 fn forge(kind: u8, body: &[u8]) -> Vec<u8> {
     use xxhash_rust::xxh3::xxh3_64;
-    let mut covered = vec![kind];
-    covered.extend_from_slice(body);
     let length = (body.len() as u32).to_le_bytes();
-    let checksum = xxh3_64(&covered).to_le_bytes();
+    let checksum = xxh3_64(body).to_le_bytes();
     let check = xxh3_64(&[&length[..], &checksum, &[kind]].concat()).to_le_bytes();
-    [&length[..], &check[..3], &checksum, &covered].concat()
+    [&[kind], &length[..], &check[..3], &checksum, body].concat()
 }
 
 fn fault_of(kind: u8, body: &[u8], limits: Limits) -> Fault {
@@ -191,9 +189,9 @@ fn forged_header(kind: u8, length: u32) -> [u8; 16] {
     let length = length.to_le_bytes();
     let check = xxh3_64(&[&length[..], &[0; 8], &[kind]].concat()).to_le_bytes();
     let mut header = [0; 16];
-    header[..4].copy_from_slice(&length);
-    header[4..7].copy_from_slice(&check[..3]);
-    header[15] = kind;
+    header[0] = kind;
+    header[1..5].copy_from_slice(&length);
+    header[5..8].copy_from_slice(&check[..3]);
     header
 }
 
@@ -344,7 +342,7 @@ fn decoding_slices_the_frame_and_does_not_copy() {
     else {
         panic!("not a chunk");
     };
-    let ChunkResult::Effects(effects) = chunk.result;
+    let effects = chunk.effects;
     let inside = encoded.as_ptr_range();
     assert!(inside.contains(&effects.memory.encoded().as_ptr()));
     assert!(inside.contains(&effects.vcpu.encoded().as_ptr()));
@@ -380,8 +378,7 @@ fn chunk_of(effects: Effects) -> Frame {
     else {
         unreachable!("chunk makes chunks");
     };
-    let result = ChunkResult::Effects(effects);
-    record(seq.0, Commit::Chunk(Chunk { result, ..chunk }))
+    record(seq.0, Commit::Chunk(Chunk { effects, ..chunk }))
 }
 
 #[test]
@@ -417,7 +414,7 @@ fn records_are_small() {
             size,
             value: 65,
         },
-        result: ChunkResult::Effects(Effects::default()),
+        effects: Effects::default(),
         digest: 1,
     });
     assert!(record(1_000_000, commit).encoded_bytes() <= 48);

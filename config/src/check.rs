@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::keys;
-use crate::{ArbiterKind, Config, ConfigError, RecordingMode};
+use crate::{ArbiterKind, Config, ConfigError, Counter, RecordingForm, RecordingMode};
 
 /// What stands for either key in the list of what a role lacks.
 const GUEST: &str = "vm.program or vm.kernel";
@@ -130,6 +130,28 @@ impl Config {
             return Err(conflict(format!(
                 "recording.chunk_min_us is {min}, more than recording.chunk_max_us, {max}: lower the first or raise the second"
             )));
+        }
+        let recording = &self.recording;
+        if recording.form == RecordingForm::Order {
+            if recording.counter == Counter::Auto {
+                return Err(conflict(
+                    "recording.form is \"order\", but this release knows no counter of a processor by which chunks that were cut could be run again: \
+                     set recording.counter to \"exits\" if only those that end by exits need to be, or recording.form to \"auto\""
+                        .to_owned(),
+                ));
+            }
+            if self.vm.kernel.is_some() {
+                return Err(conflict(
+                    "recording.form is \"order\", but chunks of a Linux guest (vm.kernel) cannot be run again: set it to \"auto\""
+                        .to_owned(),
+                ));
+            }
+        }
+        if recording.counter == Counter::SingleStep && self.vm.kernel.is_some() {
+            return Err(conflict(
+                "recording.counter is \"single-step\", which counts a vm.program only: set it to \"auto\""
+                    .to_owned(),
+            ));
         }
         let (beat, dead) = (self.replication.heartbeat_ms, self.failover.dead_after_ms);
         // One late heartbeat must not look like a dead host.

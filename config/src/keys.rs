@@ -77,11 +77,17 @@ pub const KEYS: &[Key] = &[
 
     set("recording.mode", "\"on\"", "\"on\" or \"off\"", "\"off\" runs an ordinary VM: no log, no backup; for comparisons"),
     set("recording.isolation", "\"auto\"", "\"parallel\", \"serial\" or \"auto\"", "vCPUs run at the same time in views of their own, or one after the other in one view; \"auto\": as suits host and guest"),
+    set("recording.form", "\"auto\"", "\"auto\", \"effects\" or \"order\"", "what travels of a chunk: the bytes that it changed, or the order to run it again, which is a few bytes; \"auto\": orders while the network is what is slow"),
+    set("recording.counter", "\"auto\"", "\"auto\", \"exits\" or \"single-step\"", "what counts the progress of vCPUs, so that chunks that were cut can be run again; \"exits\": nothing, only chunks that end by exits are; \"single-step\": slow, for tests"),
     set("recording.chunk_min_us", "200", "a whole number from 10 to 1000000", "shortest chunk timer, microseconds"),
     set("recording.chunk_max_us", "5000", "a whole number from 10 to 1000000", "longest chunk timer, microseconds; far below what a commit takes, guests that write much hardly get on"),
     set("recording.digest_every", "256", "a whole number from 0 to 1000000000", "commits between two digests of the whole machine; 0: never"),
     set("recording.held_pages_max", "0", "a whole number from 0 to 16777216", "most pages that a view keeps writable across chunks; 0: automatic"),
     set("recording.squashes_before_exclusive", "4", "a whole number from 1 to 1000", "squashes in a row after which a chunk runs while the others wait"),
+
+    set("log.checkpoint_every_s", "30", "a whole number from 1 to 86400", "of --record DIRECTORY: seconds between two checkpoints, from which a replay can begin; each costs as much writing as the guest has memory"),
+    set("log.keep_minutes", "0", "a whole number from 0 to 5256000", "of --record DIRECTORY: minutes that are kept at least, older segments are removed; 0: all"),
+    unset("log.max_bytes", "\"10GiB\"", "a size in whole 4 KiB pages from \"1MiB\" to \"1024GiB\"", "of --record DIRECTORY: the oldest segments are removed beyond this; unset: any size"),
 
     unset("replication.listen", "\"0.0.0.0:7400\"", "an address and port such as \"0.0.0.0:7400\"", "UDP address on which this host takes a backup; a backup needs it once it is primary"),
     unset("replication.peer", "\"beta.example:7400\"", "host:port such as \"beta.example:7400\" or \"[fd00::2]:7400\"", "the other host; a backup connects to it"),

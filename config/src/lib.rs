@@ -27,8 +27,8 @@ pub use error::{ConfigError, Origin};
 pub use example::example;
 pub use keys::{KEYS, Key};
 pub use values::{
-    AckPolicy, ArbiterKind, ByteSize, Console, ConsoleDevice, ConsoleInput, CpuModel, Isolation,
-    PeerAddress, RecordingMode, StartPolicy,
+    AckPolicy, ArbiterKind, ByteSize, Console, ConsoleDevice, ConsoleInput, Counter, CpuModel,
+    Isolation, PeerAddress, RecordingForm, RecordingMode, StartPolicy,
 };
 
 /// Everything that can be configured.
@@ -39,6 +39,8 @@ pub struct Config {
     pub vm: VmConfig,
     /// How it is recorded.
     pub recording: RecordingConfig,
+    /// What is kept of the log of `--record DIRECTORY`.
+    pub log: LogConfig,
     /// How commits reach the other host.
     pub replication: ReplicationConfig,
     /// Certificates.
@@ -131,6 +133,10 @@ pub struct RecordingConfig {
     pub mode: RecordingMode,
     /// How vCPUs are kept apart.
     pub isolation: Isolation,
+    /// In which form chunks travel.
+    pub form: RecordingForm,
+    /// What counts the progress of vCPUs.
+    pub counter: Counter,
     /// Shortest chunk timer, microseconds.
     #[serde(deserialize_with = "values::ranged::<_, u64, 10, 1_000_000>")]
     pub chunk_min_us: u64,
@@ -153,11 +159,38 @@ impl Default for RecordingConfig {
         Self {
             mode: RecordingMode::On,
             isolation: Isolation::Auto,
+            form: RecordingForm::Auto,
+            counter: Counter::Auto,
             chunk_min_us: 200,
             chunk_max_us: 5000,
             digest_every: 256,
             held_pages_max: 0,
             squashes_before_exclusive: 4,
+        }
+    }
+}
+
+/// `[log]`: what is kept of a log that is recorded to a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Seconds between two checkpoints.
+    #[serde(deserialize_with = "values::ranged::<_, u32, 1, 86_400>")]
+    pub checkpoint_every_s: u32,
+    /// Minutes that are kept; 0: no segment is removed for its age.
+    #[serde(deserialize_with = "values::ranged::<_, u32, 0, 5_256_000>")]
+    pub keep_minutes: u32,
+    /// Bytes that are kept; `None`: any number.
+    #[serde(deserialize_with = "values::some_log_bytes")]
+    pub max_bytes: Option<ByteSize>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint_every_s: 30,
+            keep_minutes: 0,
+            max_bytes: None,
         }
     }
 }

@@ -203,12 +203,12 @@ impl From<Console> for String {
     }
 }
 
-/// Declares an enum whose variants are written as lower-case words.
+/// Declares an enum whose variants are written as words, with hyphens between them.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "lowercase")]
+        #[serde(rename_all = "kebab-case")]
         pub enum $name { $($(#[$doc])* $variant),+ }
     };
 }
@@ -249,6 +249,28 @@ words! {
         Serial,
         /// What suits the host and the guest.
         Auto,
+    }
+}
+words! {
+    /// In which form chunks travel.
+    RecordingForm {
+        /// As orders to run them again where that sends less and the backup keeps up, otherwise as effects.
+        Auto,
+        /// As the bytes that they changed.
+        Effects,
+        /// As orders to run them again, wherever their ends can be found.
+        Order,
+    }
+}
+words! {
+    /// What counts the progress of vCPUs, so that a chunk that was cut can be run again.
+    Counter {
+        /// What the host has; nothing, if it has nothing.
+        Auto,
+        /// Nothing: only chunks that end by exits of their own are run again.
+        Exits,
+        /// The guest is stepped, instruction by instruction: for tests.
+        SingleStep,
     }
 }
 words! {
@@ -379,6 +401,13 @@ fn sized<'de, D: Deserializer<'de>>(de: D, min: u64, max: u64) -> Result<ByteSiz
 /// Deserializes the size of guest memory.
 pub(crate) fn memory<'de, D: Deserializer<'de>>(de: D) -> Result<ByteSize, D::Error> {
     sized(de, 16 * MIB, 64 * GIB)
+}
+
+/// Deserializes how much of a log is kept.
+pub(crate) fn some_log_bytes<'de, D: Deserializer<'de>>(
+    de: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    sized(de, MIB, 1024 * GIB).map(Some)
 }
 
 /// Deserializes the size of the queue between vCPUs and network.

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use samsara_commitlog::GuestTime;
+use samsara_commitlog::{GuestTime, Shape};
 use samsara_config::{Config, Role};
-use samsara_engine::Stats;
+use samsara_engine::{DivergenceCause, Stats};
 use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
@@ -28,8 +28,12 @@ pub struct Following {
     pub guest_time_ns: AtomicU64,
     /// The guest's mark at the last of them.
     pub mark: AtomicU64,
-    /// Chunks applied.
+    /// Chunks applied from their effects.
     pub chunks: AtomicU64,
+    /// Chunks that came as orders.
+    pub orders: AtomicU64,
+    /// How they were run again.
+    pub reruns: Arc<Stats>,
     /// Encoded bytes received.
     pub bytes: AtomicU64,
     /// Whole-state digests that were equal.
@@ -84,7 +88,10 @@ impl Board {
             guest: Mutex::default(),
             guest_file: GuestFile::new(config),
             past: Mutex::default(),
-            following: Following::default(),
+            following: Following {
+                reruns: Arc::new(Stats::new(Shape::VCPUS_MAX)),
+                ..Following::default()
+            },
             disk_sync_bytes: Arc::default(),
         }
     }
@@ -167,7 +174,19 @@ impl Board {
             status.positions.verified = load(&following.verified);
             status.positions.committed = status.positions.verified;
         }
-        status.counters.chunks_effects_form = status.counters.chunks() + load(&following.chunks);
+        let [orders, effects, fetched] = self.world.forms();
+        let counters = &mut status.counters;
+        counters.chunks_order_form = orders + load(&following.orders);
+        counters.chunks_effects_form = effects + load(&following.chunks);
+        counters.effects_fetched = fetched;
+        counters.rerun_divergences = DivergenceCause::ALL
+            .map(|cause| {
+                (
+                    cause.as_str().to_owned(),
+                    load(following.reruns.divergences(cause)),
+                )
+            })
+            .into();
         status
     }
 

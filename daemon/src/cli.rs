@@ -20,8 +20,8 @@ pub struct Args {
     /// Sets a key, over the file: --set vm.vcpus=2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Writes the commit log to a file
-    #[arg(long, value_name = "FILE")]
+    /// Writes the commit log to a file; or to a directory that exists, in segments, see log.* in the configuration
+    #[arg(long, value_name = "PATH")]
     pub record: Option<PathBuf>,
     /// Writes a report of the run to a file, as JSON
     #[arg(long, value_name = "FILE")]

@@ -1,28 +1,32 @@
 //! samsaractl: the operator's command.
 
 mod contention;
+mod error;
+mod log;
+#[cfg(test)]
+mod made;
 mod render;
+mod replay;
 
-use std::error::Error as _;
-use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bench::{BenchArgs, BenchError};
-use crate::control::{self, CLIENT_TIMEOUT, ControlError, Request, Response};
-use crate::exit::ExitCode;
-use crate::pki::{self, HostRequest, PkiError, Written};
+use crate::bench::BenchArgs;
+use crate::control::{self, CLIENT_TIMEOUT, Request, Response};
+use crate::pki::{self, HostRequest, Written};
 
+pub use error::CtlError;
 pub use render::render;
 
 /// Where the unit file puts control sockets, one directory for each VM.
 const RUN_DIRECTORY: &str = "/run/samsarad";
 const SOCKET_NAME: &str = "control.sock";
 
-/// Watches and controls a running samsarad, makes certificates for its hosts, and measures what it costs.
+/// Watches and controls a running samsarad, makes certificates for its hosts, looks at commit logs and replays them, and
+/// measures what protection costs.
 #[derive(Debug, Parser)]
 #[command(name = "samsaractl", version)]
 pub struct Arguments {
@@ -58,6 +62,12 @@ enum Command {
     /// Guest programs run native, recorded and protected, in turn, as processes of this host; nothing else is touched. The suite of
     /// 3 rounds takes about a quarter of an hour. Each program checks its own answer, and must give the same one in every mode.
     Bench(Box<BenchArgs>),
+    /// Looks at the commit log that samsarad --record FILE wrote.
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    /// Follows a commit log to the end of its guest: the guest's output, its exit status, all digests compared.
+    #[command(after_help = replay::after_help())]
+    Replay(replay::ReplayArguments),
 }
 
 #[derive(Debug, Args)]
@@ -101,85 +111,42 @@ enum PkiCommand {
     },
 }
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CtlError {
-    /// The daemon cannot be asked.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// No certificate.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// No benchmark.
-    #[error(transparent)]
-    Bench(#[from] BenchError),
-    /// The daemon says no.
-    #[error("{0}")]
-    Refused(String),
-    /// The daemon's answer does not belong to the question.
-    #[error(
-        "samsarad gave an answer to another question: are samsarad and samsaractl the same version?"
-    )]
-    Unexpected,
-    /// No socket was named, and there is not just one.
-    #[error("{found}: name the control socket with --socket PATH")]
-    WhichSocket {
-        /// What there is.
-        found: String,
-    },
-    /// JSON cannot be made of the answer.
-    #[error("cannot write the status as JSON")]
-    Json(#[from] serde_json::Error),
-}
-
-impl CtlError {
-    /// The status to exit with.
-    pub const fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Pki(_) => ExitCode::Certificate,
-            Self::Bench(error) => error.exit_code(),
-            Self::Refused(_) => ExitCode::Refused,
-            Self::WhichSocket { .. } => ExitCode::Usage,
-            Self::Control(_) | Self::Unexpected => ExitCode::Network,
-            Self::Json(_) => ExitCode::Internal,
-        }
-    }
-
-    /// One line: the error and its causes.
-    pub fn line(&self) -> String {
-        let mut line = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            // Writing to a string does not fail.
-            let _ = write!(line, ": {cause}");
-            source = cause.source();
-        }
-        line
-    }
-}
-
 impl Arguments {
-    /// Does what was asked; the text is for standard output.
+    /// Does what was asked, and writes the answer to `out`, which is standard output. Gives the status to exit with.
     ///
     /// # Errors
     ///
     /// What went wrong, for standard error.
-    pub fn run(self) -> Result<String, CtlError> {
-        match self.command {
-            Command::Status { socket, json } => status(&socket.path()?, json),
-            Command::Contention(asked) => asked.run(),
-            Command::Bench(asked) => Ok(asked.run()?),
-            Command::Promote { socket } => promote(&socket.path()?),
-            Command::Pki(PkiCommand::Init { dir, name, days }) => {
-                Ok(describe_ca(&pki::init(&dir, &name, days)?, &dir))
+    pub fn run(self, out: &mut dyn Write) -> Result<u8, CtlError> {
+        let text = match self.command {
+            Command::Status { socket, json } => status(&socket.path()?, json)?,
+            Command::Contention(asked) => asked.run()?,
+            Command::Bench(asked) => asked.run()?,
+            Command::Promote { socket } => promote(&socket.path()?)?,
+            Command::Pki(command) => command.run()?,
+            Command::Log(command) => {
+                command.run(out)?;
+                String::new()
             }
-            Command::Pki(PkiCommand::Issue {
+            Command::Replay(arguments) => return arguments.run(out),
+        };
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(0)
+    }
+}
+
+impl PkiCommand {
+    fn run(self) -> Result<String, CtlError> {
+        match self {
+            Self::Init { dir, name, days } => Ok(describe_ca(&pki::init(&dir, &name, days)?, &dir)),
+            Self::Issue {
                 dir,
                 name,
                 addresses,
                 days,
                 out,
-            }) => {
+            } => {
                 let request = HostRequest {
                     name,
                     addresses,

@@ -33,7 +33,7 @@ pub enum ExitCode {
     Kvm = 71,
     /// Console output or the report cannot be written.
     Output = 73,
-    /// The commit log file cannot be used.
+    /// A commit log file cannot be used.
     LogFile = 74,
     /// The other host is the one to run the VM.
     Refused = 75,
@@ -49,11 +49,15 @@ pub enum ExitCode {
     Stopped = 82,
     /// The guest asked for a reset.
     GuestReset = 83,
+    /// A replay came to another state than was recorded.
+    Diverged = 84,
+    /// A log ends before what is asked of it.
+    LogEnds = 85,
 }
 
 impl ExitCode {
     /// All codes, ascending.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Usage,
         Self::GuestFault,
         Self::Input,
@@ -69,6 +73,8 @@ impl ExitCode {
         Self::Arbiter,
         Self::Stopped,
         Self::GuestReset,
+        Self::Diverged,
+        Self::LogEnds,
     ];
 
     /// The status that the process exits with.
@@ -92,7 +98,7 @@ impl ExitCode {
             Self::Internal => "a fault of samsarad itself; please report it with the log",
             Self::Kvm => "/dev/kvm is missing or refused, or the host lacks memory for the VM",
             Self::Output => "console output or the report cannot be written",
-            Self::LogFile => "the commit log file cannot be written, or is damaged",
+            Self::LogFile => "a commit log file cannot be read or written, or is damaged",
             Self::Refused => {
                 "the other host is primary of this VM or has the newer disks, or this one's are half up to date: start this one with --role backup"
             }
@@ -106,6 +112,12 @@ impl ExitCode {
             Self::Arbiter => "the arbiter cannot be set up; one that does not answer is waited for",
             Self::Stopped => "stopped by SIGTERM or SIGINT before the guest ended",
             Self::GuestReset => "the guest asked for a reset: the VM ends, and may be started anew",
+            Self::Diverged => {
+                "a replay came to another state than was recorded; the message names the commit"
+            }
+            Self::LogEnds => {
+                "a log ends before its guest does, or before the commit that was asked for"
+            }
         }
     }
 

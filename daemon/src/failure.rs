@@ -96,6 +96,7 @@ impl From<EngineError> for Failure {
             | EngineError::Thread(_)
             | EngineError::Panicked(_)
             | EngineError::NoVcpus => ExitCode::Internal,
+            EngineError::NoCounter => ExitCode::Config,
         };
         Self::new(code, &error)
     }

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, Shape};
-use samsara_config::{Config, ConsoleDevice, ConsoleInput};
-use samsara_engine::{NativeRun, Recorder, Settings};
+use samsara_config::{Config, ConsoleDevice, ConsoleInput, Counter};
+use samsara_engine::{Isolation, NativeRun, Recorder, Settings};
 use samsara_machine::bare::{self, Program};
+use samsara_machine::kvm::CounterKind;
 use samsara_machine::linux::{self, Kernel, VirtioSlot};
 use samsara_machine::memory::Image;
 use samsara_machine::pc::virtio::{Blocks, Device};
@@ -158,10 +159,35 @@ pub(crate) fn prepare(kvm: &Kvm, config: &Config, machine: &mut Machine) {
     machine.set_delivery(isolation.delivery());
 }
 
+/// What counts the progress of vCPUs.
+fn counter(config: &Config) -> Option<CounterKind> {
+    match config.recording.counter {
+        Counter::SingleStep => Some(CounterKind::SingleStep),
+        Counter::Auto | Counter::Exits => None,
+    }
+}
+
+/// How chunks run on this host.
+pub(crate) fn settings(kvm: &Kvm, config: &Config, isolation: Isolation) -> Settings {
+    let recording = &config.recording;
+    Settings {
+        isolation,
+        paging: kvm.traits.paging,
+        tsc: kvm.traits.tsc,
+        tsc_khz: kvm.tsc_khz(),
+        counter: counter(config),
+        chunk_min: Duration::from_micros(recording.chunk_min_us),
+        chunk_max: Duration::from_micros(recording.chunk_max_us),
+        digest_every: recording.digest_every,
+        held_pages_max: recording.held_pages_max as usize,
+        squashes_before_exclusive: recording.squashes_before_exclusive,
+        faults: samsara_engine::Faults::default(),
+    }
+}
+
 /// Lets a machine run, recorded.
 pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Recorder>, Failure> {
     let config = &base.config;
-    let recording = &config.recording;
     let isolation = isolation(config, kvm.traits, machine.platform());
     base.board
         .update(|status| isolation.as_str().clone_into(&mut status.isolation));
@@ -169,18 +195,7 @@ pub(crate) fn run(kvm: &mut Kvm, base: &Base, machine: Machine) -> Result<Arc<Re
         kvm.warn(base);
     }
     kvm.set_vcpu_count(machine.shape().vcpu_count)?;
-    let settings = Settings {
-        isolation,
-        paging: kvm.traits.paging,
-        tsc: kvm.traits.tsc,
-        tsc_khz: kvm.tsc_khz(),
-        chunk_min: Duration::from_micros(recording.chunk_min_us),
-        chunk_max: Duration::from_micros(recording.chunk_max_us),
-        digest_every: recording.digest_every,
-        held_pages_max: recording.held_pages_max as usize,
-        squashes_before_exclusive: recording.squashes_before_exclusive,
-        faults: samsara_engine::Faults::default(),
-    };
+    let settings = settings(kvm, config, isolation);
     let (world, stats) = (base.world.clone(), base.stats.clone());
     let recorder = Recorder::start(&kvm.host, machine, world, stats, settings)?;
     let recorder = Arc::new(recorder);

@@ -40,6 +40,16 @@ impl Kvm {
         Ok(kvm)
     }
 
+    /// The same once more, for another machine at the same time.
+    pub(crate) fn another(&self) -> Result<Self, KvmError> {
+        Ok(Self {
+            host: Host::open()?,
+            traits: self.traits,
+            model: self.model,
+            tsc_khz: self.tsc_khz,
+        })
+    }
+
     /// The guest is told how many vCPUs there are. A machine that comes from another host has as many
     /// as it had there.
     pub(crate) fn set_vcpu_count(&mut self, vcpu_count: u8) -> Result<(), KvmError> {

@@ -11,6 +11,7 @@ pub mod emitter;
 pub mod exit;
 pub mod failure;
 mod follower;
+mod form;
 pub mod guest;
 pub mod http;
 mod kvm;

@@ -1,5 +1,6 @@
 //! The report of a run (`--report FILE`): JSON for scripts, benchmarks and tests.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -92,6 +93,18 @@ pub struct Report {
     pub effect_bytes: u64,
     /// Bytes of encoded records.
     pub log_bytes: u64,
+    /// Chunks that travelled as orders to run them again.
+    #[serde(default)]
+    pub chunks_order_form: u64,
+    /// Chunks that travelled as the bytes that they changed.
+    #[serde(default)]
+    pub chunks_effects_form: u64,
+    /// Effects that a backup asked for.
+    #[serde(default)]
+    pub effects_fetched: u64,
+    /// Chunks that came out differently when they were run again here, by cause.
+    #[serde(default)]
+    pub rerun_divergences: BTreeMap<String, u64>,
     /// Digests that did not agree.
     pub divergences: u64,
     /// Times this host went live after the loss of the primary.
@@ -141,6 +154,10 @@ impl Report {
             faults_avoided: counters.faults_avoided,
             effect_bytes: counters.effect_bytes,
             log_bytes: counters.log_bytes,
+            chunks_order_form: counters.chunks_order_form,
+            chunks_effects_form: counters.chunks_effects_form,
+            effects_fetched: counters.effects_fetched,
+            rerun_divergences: counters.rerun_divergences.clone(),
             divergences: counters.divergences,
             failovers: counters.failovers,
             mark: status.mark,

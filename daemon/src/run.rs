@@ -110,13 +110,13 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let log = args
         .record
         .as_deref()
-        .map(|path| LogFile::create(path, limits))
+        .map(|path| LogFile::create(path, &config.log, limits))
         .transpose()?;
     let network = Arc::new(guest::open_network(&config)?);
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
-    let world = World::new(ack_level(&config), input, sender);
+    let world = World::new(ack_level(&config), config.recording.form, input, sender);
     let world = Arc::new(world.map_err(|error| Failure::new(ExitCode::Internal, &error))?);
     let stats = Arc::new(Stats::new(config.vm.vcpus as u8));
     let board = Arc::new(Board::new(

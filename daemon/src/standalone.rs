@@ -82,9 +82,15 @@ fn start(
 ) -> Result<Running, Failure> {
     if recorded {
         if let Some(log) = &mut base.log {
-            base.world.attach_log(log.begin(&mut machine)?);
+            let queue = log.begin(&mut machine)?;
+            let base_of = (machine.seq(), machine.guest_time());
+            base.world.attach_log(queue, base_of);
         }
-        return guest::run(kvm, base, machine).map(Running::Recorded);
+        let guest = guest::run(kvm, base, machine)?;
+        if let Some(log) = &mut base.log {
+            log.follow(&guest)?;
+        }
+        return Ok(Running::Recorded(guest));
     }
     if base.log.is_some() {
         let message = "--record needs recording.mode = \"on\"";

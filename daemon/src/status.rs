@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use samsara_config::{ArbiterKind, Config, Isolation, RecordingMode, Role};
+use samsara_config::{ArbiterKind, Config, Counter, Isolation, RecordingMode, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::net::{DeviceCounts, Lost};
@@ -149,10 +149,17 @@ pub struct Counters {
     pub commits: u64,
     /// Chunks committed, by vCPU.
     pub chunks_by_vcpu: Vec<u64>,
-    /// Chunks whose result is an ending only.
+    /// Chunks that went to a backup, or came here, as orders to run them again.
     pub chunks_order_form: u64,
-    /// Chunks whose result is changed bytes.
+    /// Chunks that did so as the bytes that they changed.
     pub chunks_effects_form: u64,
+    /// Effects that a backup asked for, because it came to something else.
+    #[serde(default)]
+    pub effects_fetched: u64,
+    /// Chunks that came out differently when they were run again here, by cause: `halted`, `no-counter`, `late`,
+    /// `exit`, `state`.
+    #[serde(default)]
+    pub rerun_divergences: BTreeMap<String, u64>,
     /// Chunks run again because of a conflict.
     pub squashes: u64,
     /// Chunks run while the others waited.
@@ -308,7 +315,7 @@ impl Status {
             isolation: isolation_word(config.recording.isolation).to_owned(),
             kvm: None,
             warnings: Vec::new(),
-            counter: "none: effects form".to_owned(),
+            counter: counter_word(config.recording.counter).to_owned(),
             guest_time_ns: 0,
             mark: 0,
             positions: Positions::default(),
@@ -333,6 +340,13 @@ impl Status {
             self.state = state;
             self.since_unix_ms = unix_ms();
         }
+    }
+}
+
+const fn counter_word(counter: Counter) -> &'static str {
+    match counter {
+        Counter::Auto | Counter::Exits => "none: chunks that are cut travel as effects",
+        Counter::SingleStep => "single-step",
     }
 }
 

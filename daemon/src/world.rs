@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Frame};
+use samsara_commitlog::{Commit, CommitSeq, Frame, FrameEncoder, GuestTime, OrderChunk, Record};
+use samsara_config::RecordingForm;
 use samsara_engine::{EngineError, Item, Outside};
 use samsara_machine::{Ended, Output};
 use samsara_replication::transport::PrimaryHandle;
@@ -20,6 +21,7 @@ use samsara_replication::{AckLevel, CommitQueue, OutputGate, Quantiles, Retained
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::exit::ExitCode;
+use crate::form::FormChooser;
 use crate::metrics::{DurationCounts, Durations};
 
 /// How long a vCPU waits for room before it looks whether it should stop.
@@ -48,18 +50,85 @@ type Waiting = (Output, Instant);
 struct State {
     gate: OutputGate<Waiting>,
     backup: Option<Backup>,
-    log: Option<Arc<CommitQueue>>,
+    log: Option<Stream>,
     committed: CommitSeq,
-    log_bytes: u64,
+    /// What went to backups that are gone: encoded bytes, and forms as [`World::forms`] has them.
+    past_bytes: u64,
+    past_forms: [u64; 3],
     /// Committed minus received, and minus verified, in commits, at each acknowledgement.
     lag_commits: [Quantiles; 2],
     stopping: bool,
 }
 
+/// A way for commits, and what is known of those that went it.
+struct Stream {
+    queue: Arc<CommitQueue>,
+    encoder: FrameEncoder,
+    /// Chunks that went as orders, and as effects.
+    forms: [u64; 2],
+    /// What went, encoded.
+    bytes: u64,
+}
+
+impl Stream {
+    /// From a machine's state on.
+    fn new(queue: Arc<CommitQueue>, seq: CommitSeq, guest_time: GuestTime) -> Self {
+        Self {
+            queue,
+            encoder: FrameEncoder::after(seq, guest_time),
+            forms: [0; 2],
+            bytes: 0,
+        }
+    }
+
+    /// Pushes what comes next.
+    fn push(&mut self, seq: CommitSeq, encoded: &mut Encoded<'_>, now: Instant) {
+        let bytes = encoded.get().clone();
+        self.encoder.pass(encoded.frame);
+        self.push_bytes(seq, encoded.frame, bytes, now);
+    }
+
+    /// Pushes what comes next, a chunk in order form.
+    fn push_order(&mut self, seq: CommitSeq, frame: &Frame, now: Instant) {
+        let bytes = self.encoder.encode(frame);
+        self.push_bytes(seq, frame, bytes, now);
+    }
+
+    fn push_bytes(&mut self, seq: CommitSeq, frame: &Frame, bytes: Bytes, now: Instant) {
+        self.bytes += bytes.len() as u64;
+        match frame {
+            Frame::Record(record) => {
+                match record.commit {
+                    Commit::Order(_) => self.forms[0] += 1,
+                    Commit::Chunk(_) => self.forms[1] += 1,
+                    Commit::Input(_) => {}
+                }
+                self.queue.push(seq, bytes, now);
+            }
+            _ => {
+                self.queue.push_between(bytes, now);
+            }
+        }
+    }
+}
+
+/// A frame that is encoded when somebody wants it, once.
+struct Encoded<'a> {
+    frame: &'a Frame,
+    bytes: Option<Bytes>,
+}
+
+impl Encoded<'_> {
+    fn get(&mut self) -> &Bytes {
+        self.bytes.get_or_insert_with(|| self.frame.encode())
+    }
+}
+
 /// The way to the backup, from its snapshot on.
 struct Backup {
     session: u64,
-    queue: Arc<CommitQueue>,
+    stream: Stream,
+    form: FormChooser,
     handle: PrimaryHandle,
     received: CommitSeq,
     verified: CommitSeq,
@@ -75,12 +144,14 @@ pub struct World {
     random: File,
     notices: UnboundedSender<Notice>,
     holds: Durations,
+    form: RecordingForm,
 }
 
 impl World {
     /// A world whose gate holds everything.
     pub fn new(
         ack: AckLevel,
+        form: RecordingForm,
         input: Option<(File, u64)>,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
@@ -89,7 +160,8 @@ impl World {
             backup: None,
             log: None,
             committed: CommitSeq::BOOT,
-            log_bytes: 0,
+            past_bytes: 0,
+            past_forms: [0; 3],
             lag_commits: Default::default(),
             stopping: false,
         };
@@ -100,6 +172,7 @@ impl World {
             random: File::open("/dev/urandom")?,
             notices,
             holds: Durations::default(),
+            form,
         })
     }
 
@@ -168,12 +241,13 @@ impl World {
         session: u64,
         queue: Arc<CommitQueue>,
         handle: PrimaryHandle,
-        base: CommitSeq,
+        (base, guest_time): (CommitSeq, GuestTime),
     ) {
         self.change(|state| {
             state.backup = Some(Backup {
                 session,
-                queue,
+                stream: Stream::new(queue, base, guest_time),
+                form: FormChooser::new(self.form),
                 handle,
                 received: base,
                 verified: CommitSeq::BOOT,
@@ -186,7 +260,9 @@ impl World {
     pub fn detach(&self, session: u64) -> Option<PrimaryHandle> {
         self.change(|state| {
             let backup = state.backup.take_if(|backup| backup.session == session)?;
-            backup.queue.close();
+            backup.stream.queue.close();
+            state.past_bytes += backup.stream.bytes;
+            state.past_forms = add(state.past_forms, backup.forms());
             Some(backup.handle)
         })
     }
@@ -218,6 +294,7 @@ impl World {
             };
             backup.received = backup.received.max(received);
             backup.verified = backup.verified.max(verified);
+            backup.handle.effects().verified(backup.verified);
             let behind = [backup.received, backup.verified];
             for (lag, position) in state.lag_commits.iter_mut().zip(behind) {
                 lag.record(state.committed.0.saturating_sub(position.0));
@@ -232,8 +309,8 @@ impl World {
     }
 
     /// From the next commit on, commits go to the log file too. Nothing may commit meanwhile.
-    pub fn attach_log(&self, queue: Arc<CommitQueue>) {
-        self.lock().log = Some(queue);
+    pub fn attach_log(&self, queue: Arc<CommitQueue>, (base, guest_time): (CommitSeq, GuestTime)) {
+        self.lock().log = Some(Stream::new(queue, base, guest_time));
     }
 
     /// Takes over, at promotion, what the old primary may not have emitted; `at` is the last
@@ -264,7 +341,7 @@ impl World {
         self.change(|state| {
             state.stopping = true;
             if let Some(log) = &state.log {
-                log.finish();
+                log.queue.finish();
             }
         });
     }
@@ -350,9 +427,25 @@ impl World {
         ]
     }
 
-    /// Encoded bytes of records made so far.
+    /// Chunks that went to backups as orders, and as effects; and effects that they asked for.
+    pub fn forms(&self) -> [u64; 3] {
+        let state = self.lock();
+        let present = state.backup.as_ref().map_or([0; 3], Backup::forms);
+        add(state.past_forms, present)
+    }
+
+    /// Encoded bytes that went to backups, or if there was none, to the log.
     pub fn log_bytes(&self) -> u64 {
-        self.lock().log_bytes
+        let state = self.lock();
+        let of = |stream: &Stream| stream.bytes;
+        let to_backup = state.backup.as_ref().map_or(0, |backup| of(&backup.stream));
+        let to_log = state.log.as_ref().map_or(0, of);
+        state.past_bytes
+            + if to_backup + state.past_bytes > 0 {
+                to_backup
+            } else {
+                to_log
+            }
     }
 }
 
@@ -368,10 +461,20 @@ impl Outside for World {
                 drop(wait.unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
-            let queues = [
-                state.backup.as_ref().map(|backup| backup.queue.clone()),
-                state.log.clone(),
+            let are_effects_full = state
+                .backup
+                .as_ref()
+                .is_some_and(|backup| backup.handle.effects().is_full());
+            if are_effects_full {
+                let wait = self.changed.wait_timeout(state, ROOM_LOOK);
+                drop(wait.unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            let streams = [
+                state.backup.as_ref().map(|backup| &backup.stream),
+                state.log.as_ref(),
             ];
+            let queues = streams.map(|stream| stream.map(|stream| stream.queue.clone()));
             drop(state);
             let deadline = Some(Instant::now() + ROOM_LOOK);
             let is_full =
@@ -397,7 +500,7 @@ impl Outside for World {
             state.gate.hold(seq, (output, now), bytes, now);
         }
         for item in items {
-            push(&mut state, seq, item, now);
+            push(&mut state, self.form, seq, item, now);
         }
         drop(state);
         if has_outputs {
@@ -440,27 +543,75 @@ impl Outside for World {
     }
 }
 
-fn push(state: &mut State, seq: CommitSeq, item: Item, now: Instant) {
-    let queues = [
-        state.backup.as_ref().map(|backup| &backup.queue),
-        state.log.as_ref(),
-    ];
-    if queues.iter().all(Option::is_none) {
-        return;
-    }
-    let (frame, is_record) = match item {
-        Item::Record(record) => (Frame::Record(record), true),
-        Item::Digest(digest) => (Frame::Digest(digest), false),
+fn push(state: &mut State, form: RecordingForm, seq: CommitSeq, item: Item, now: Instant) {
+    let (frame, order) = match item {
+        Item::Record(record, order) => (Frame::Record(record), order),
+        Item::Digest(digest) => (Frame::Digest(digest), None),
     };
-    let encoded = frame.encode();
-    for queue in queues.into_iter().flatten() {
-        if is_record {
-            queue.push(seq, encoded.clone(), now);
-        } else {
-            queue.push_between(encoded.clone(), now);
+    let mut encoded = Encoded {
+        frame: &frame,
+        bytes: None,
+    };
+    if let Some(log) = &mut state.log {
+        let order = order.filter(|_| form == RecordingForm::Order);
+        match order.and_then(|order| as_order(&frame, order)) {
+            Some(order) => log.push_order(seq, &order, now),
+            None => log.push(seq, &mut encoded, now),
         }
     }
-    state.log_bytes += encoded.len() as u64;
+    if let Some(backup) = &mut state.backup {
+        backup.push(seq, &mut encoded, order, now);
+    }
+}
+
+/// The chunk of a frame in order form.
+fn as_order(frame: &Frame, order: OrderChunk) -> Option<Frame> {
+    let record = frame.record()?;
+    Some(Frame::Record(Record {
+        seq: record.seq,
+        guest_time: record.guest_time,
+        commit: Commit::Order(order),
+    }))
+}
+
+fn add(left: [u64; 3], right: [u64; 3]) -> [u64; 3] {
+    std::array::from_fn(|at| left[at] + right[at])
+}
+
+impl Backup {
+    fn forms(&self) -> [u64; 3] {
+        let [orders, effects] = self.stream.forms;
+        [orders, effects, self.handle.effects().fetched()]
+    }
+
+    fn push(
+        &mut self,
+        seq: CommitSeq,
+        encoded: &mut Encoded<'_>,
+        order: Option<OrderChunk>,
+        now: Instant,
+    ) {
+        let order = order.filter(|_| self.is_order(encoded.frame));
+        let Some(order) = order else {
+            return self.stream.push(seq, encoded, now);
+        };
+        // Before the order leaves: the backup may ask at once.
+        let effects = self.handle.effects();
+        effects.keep(seq, order.vcpu, encoded.get().clone());
+        if let Some(order) = as_order(encoded.frame, order) {
+            self.stream.push_order(seq, &order, now);
+        }
+    }
+
+    /// Whether a chunk that can be run again travels as an order.
+    fn is_order(&mut self, frame: &Frame) -> bool {
+        for vcpu in self.handle.effects().take_fetched() {
+            self.form.diverged(vcpu);
+        }
+        let unsent_bytes = self.stream.queue.depth().bytes;
+        let chunk = frame.record().and_then(Record::chunk);
+        chunk.is_some_and(|chunk| self.form.is_order(chunk, unsent_bytes))
+    }
 }
 
 /// The exit status that a guest's end means for the process, and the end in words.

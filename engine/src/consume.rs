@@ -3,10 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use samsara_commitlog::{CommitSeq, DiskRange, Frame, StateDigest};
+use samsara_commitlog::{Commit, CommitSeq, DiskRange, Frame, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::pc::virtio::Blocks;
-use samsara_machine::{ApplyError, Machine, Output};
+use samsara_machine::{Applied, ApplyError, Machine, Output};
+
+use crate::EngineError;
+use crate::record::{Divergence, Emitted, Replayer, Rerun};
 
 /// Why a frame cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,13 @@ pub enum ConsumeError {
         #[source]
         source: io::Error,
     },
+    /// A chunk cannot be run again on this host.
+    #[error(transparent)]
+    Engine(Box<EngineError>),
+    /// A chunk came out differently when it was run again, and its effects are not to be had.
+    #[error("commit {} of vCPU {} came out differently when it was run again ({}), between RIP {:#x} and {:#x}; its effects are not there",
+        .0.seq, .0.vcpu, .0.cause.as_str(), .0.rip[0], .0.rip[1])]
+    Diverged(Divergence),
     /// The whole state is not the producer's.
     #[error("state digest at commit {}: expected {:#034x}, found {:#034x}",
         expected.seq, expected.digest, found.digest)]
@@ -55,12 +65,20 @@ pub enum ConsumeError {
     },
 }
 
+impl From<EngineError> for ConsumeError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Box::new(error))
+    }
+}
+
 impl ConsumeError {
     /// Whether state differs, as opposed to a log that is not one.
     pub fn is_divergence(&self) -> bool {
         matches!(
             self,
-            Self::Divergence { .. } | Self::Apply(ApplyError::Divergence { .. })
+            Self::Divergence { .. }
+                | Self::Diverged(_)
+                | Self::Apply(ApplyError::Divergence { .. })
         )
     }
 }
@@ -72,6 +90,8 @@ pub struct Consumer {
     digests_compared: u64,
     /// This host's, by block device of the machine.
     disks: Vec<Arc<dyn Blocks>>,
+    /// How chunks in order form are run, if this host runs any.
+    rerun: Option<Rerun>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +100,8 @@ enum State {
     Empty,
     Loading(SnapshotLoader),
     Following(Box<Machine>),
+    /// From the first chunk in order form on.
+    Replaying(Box<Replayer>),
     /// An error left nothing that could be used.
     Broken,
 }
@@ -94,18 +116,88 @@ impl Consumer {
         }
     }
 
-    /// Takes the next frame. Gives what the commit wants to emit.
-    pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
-        let state = std::mem::replace(&mut self.state, State::Broken);
-        let (state, outputs) = self.step(state, frame)?;
-        self.state = state;
-        Ok(outputs)
+    /// Runs chunks in order form again.
+    #[must_use]
+    pub fn with_rerun(mut self, rerun: Rerun) -> Self {
+        self.rerun = Some(rerun);
+        self
     }
 
-    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Vec<Output>), ConsumeError> {
+    /// Takes the next frame. Gives what the commit wants to emit.
+    pub fn frame(&mut self, frame: &Frame) -> Result<Vec<Output>, ConsumeError> {
+        let mut emitted = Vec::new();
+        self.frames(std::slice::from_ref(frame), &mut emitted)?;
+        Ok(emitted
+            .into_iter()
+            .flat_map(|(_, outputs)| outputs)
+            .collect())
+    }
+
+    /// Takes the next frames. Adds what the commits want to emit, in order, also of those before an error. Chunks in
+    /// order form among them run beside each other as far as they did when they were recorded.
+    ///
+    /// After [`ConsumeError::Diverged`] the machine is at its last commit, as if what follows had not come; after any
+    /// other error it is gone.
+    pub fn frames(
+        &mut self,
+        frames: &[Frame],
+        emitted: &mut Vec<Emitted>,
+    ) -> Result<(), ConsumeError> {
+        for (index, frame) in frames.iter().enumerate() {
+            let state = std::mem::replace(&mut self.state, State::Broken);
+            match self.run_orders(state, frame)? {
+                State::Replaying(mut replayer) => {
+                    let rest = &frames[index..];
+                    let followed = replayer.frames(rest, emitted);
+                    if matches!(followed, Ok(()) | Err(ConsumeError::Diverged(_))) {
+                        self.state = State::Replaying(replayer);
+                    }
+                    followed?;
+                    let is_digest = |frame: &&Frame| matches!(frame, Frame::Digest(_));
+                    self.digests_compared += rest.iter().filter(is_digest).count() as u64;
+                    break;
+                }
+                state => {
+                    let (state, Applied { outputs, .. }) = self.step(state, frame)?;
+                    self.state = state;
+                    if let (Frame::Record(record), false) = (frame, outputs.is_empty()) {
+                        emitted.push((record.seq, outputs));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to run chunks again when the first of them comes.
+    fn run_orders(&self, state: State, frame: &Frame) -> Result<State, ConsumeError> {
+        let is_order = frame
+            .record()
+            .is_some_and(|record| matches!(record.commit, Commit::Order(_)));
+        match (state, &self.rerun) {
+            (State::Following(machine), Some(rerun)) if is_order => {
+                let replayer = Replayer::start(*machine, rerun)?;
+                Ok(State::Replaying(Box::new(replayer)))
+            }
+            (state, _) => Ok(state),
+        }
+    }
+
+    /// Takes the next frame, which is not a chunk in order form. Gives all that the commit did.
+    pub fn apply(&mut self, frame: &Frame) -> Result<Applied, ConsumeError> {
+        let state = std::mem::replace(&mut self.state, State::Broken);
+        let (state, applied) = self.step(state, frame)?;
+        self.state = state;
+        Ok(applied)
+    }
+
+    fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Applied), ConsumeError> {
         let state = match (state, frame) {
             (State::Empty, Frame::SnapshotStart(start)) => {
                 State::Loading(SnapshotLoader::new(start.clone())?)
+            }
+            (State::Loading(loader), Frame::SnapshotStart(start)) => {
+                State::Loading(loader.restart(start.clone())?)
             }
             (State::Loading(mut loader), Frame::SnapshotPages(runs)) => {
                 loader.pages(runs)?;
@@ -121,7 +213,7 @@ impl Consumer {
             }
             (State::Following(mut machine), Frame::Record(record)) => {
                 let applied = machine.apply(record, Source::Record)?;
-                return Ok((State::Following(machine), applied.outputs));
+                return Ok((State::Following(machine), applied));
             }
             (State::Following(mut machine), Frame::Digest(expected)) => {
                 let found = machine.digest();
@@ -139,7 +231,7 @@ impl Consumer {
                 return Err(ConsumeError::Unexpected { found, after });
             }
         };
-        Ok((state, Vec::new()))
+        Ok((state, Applied::default()))
     }
 
     fn write_disk(&self, range: &DiskRange) -> Result<(), ConsumeError> {
@@ -172,9 +264,26 @@ impl Consumer {
         Ok(())
     }
 
-    /// The machine, once its snapshot is complete.
+    /// The machine, once its snapshot is complete, and as long as no chunk was run again.
     pub fn machine(&self) -> Option<&Machine> {
         match &self.state {
+            State::Following(machine) => Some(machine),
+            _ => None,
+        }
+    }
+
+    /// Looks at the machine, once its snapshot is complete.
+    pub fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> Option<T> {
+        match &self.state {
+            State::Following(machine) => Some(look(machine)),
+            State::Replaying(replayer) => Some(replayer.look(look)),
+            _ => None,
+        }
+    }
+
+    /// The machine, for whoever takes it to another state of its history: what is followed next follows that.
+    pub fn machine_mut(&mut self) -> Option<&mut Machine> {
+        match &mut self.state {
             State::Following(machine) => Some(machine),
             _ => None,
         }
@@ -184,13 +293,23 @@ impl Consumer {
     pub fn into_machine(self) -> Option<Machine> {
         match self.state {
             State::Following(machine) => Some(*machine),
+            State::Replaying(replayer) => replayer.into_machine(),
+            _ => None,
+        }
+    }
+
+    /// Digest of the machine's whole state as it is, once its snapshot is complete.
+    pub fn digest(&mut self) -> Option<StateDigest> {
+        match &mut self.state {
+            State::Following(machine) => Some(machine.digest()),
+            State::Replaying(replayer) => Some(replayer.look_mut(Machine::digest)),
             _ => None,
         }
     }
 
     /// The last commit applied.
     pub fn seq(&self) -> Option<CommitSeq> {
-        self.machine().map(Machine::seq)
+        self.look(Machine::seq)
     }
 
     /// Whole-state digests that were compared and equal.
@@ -204,7 +323,7 @@ impl State {
         match self {
             Self::Empty => "the start of a log",
             Self::Loading(_) => "an incomplete snapshot",
-            Self::Following(_) => "a snapshot or record",
+            Self::Following(_) | Self::Replaying(_) => "a snapshot or record",
             Self::Broken => "a frame that failed",
         }
     }

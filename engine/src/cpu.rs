@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use samsara_commitlog::VcpuIndex;
+use samsara_commitlog::{Progress, VcpuIndex};
 use samsara_machine::kvm::{
-    Harvest, Host, KvmError, Paging, Privilege, RawExit, Restore, Vcpu, Vm,
+    Harvest, Host, KvmError, Paging, Privilege, RawExit, Restore, Stepper, Vcpu, Vm,
 };
 use samsara_machine::memory::PageIndex;
 use samsara_machine::vcpu::VcpuState;
@@ -22,6 +22,14 @@ pub trait Cpu: Send + 'static {
     /// Runs until an exit, a kick, or until `limit` has passed. Stores to devices are complete;
     /// loads wait for [`Self::complete_read`].
     fn run(&mut self, limit: Duration) -> Result<RawExit, KvmError>;
+    /// Begins to count the vCPU's progress anew, where it is counted.
+    fn start_count(&mut self) {}
+    /// How far it got since then.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+    /// Runs until it got so far, or until an exit, a kick, or that moment.
+    fn run_to(&mut self, progress: Progress, latest: Instant) -> Result<RawExit, KvmError>;
     /// Answers the load that ended the last run.
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError>;
     /// Where it stands after a run, without a system call.
@@ -71,9 +79,14 @@ impl ViewVm {
         host: &Host,
         index: VcpuIndex,
         privilege: Privilege,
+        stepper: Option<Stepper>,
     ) -> Result<ViewCpu, KvmError> {
+        let mut vcpu = self.vm.vcpu(host, index, privilege)?;
+        if let Some(stepper) = stepper {
+            vcpu.set_stepper(stepper);
+        }
         Ok(ViewCpu {
-            vcpu: self.vm.vcpu(host, index, privilege)?,
+            vcpu,
             vm: Arc::clone(self),
         })
     }
@@ -84,6 +97,15 @@ impl ViewVm {
 pub(crate) struct ViewCpu {
     vcpu: Vcpu,
     vm: Arc<ViewVm>,
+}
+
+impl ViewCpu {
+    fn follow_page_tables(&self) -> Result<(), KvmError> {
+        if self.vm.must_rebuild.swap(false, Ordering::Relaxed) {
+            self.vm.vm.rebuild_slots()?;
+        }
+        Ok(())
+    }
 }
 
 impl Cpu for ViewCpu {
@@ -101,10 +123,21 @@ impl Cpu for ViewCpu {
     }
 
     fn run(&mut self, limit: Duration) -> Result<RawExit, KvmError> {
-        if self.vm.must_rebuild.swap(false, Ordering::Relaxed) {
-            self.vm.vm.rebuild_slots()?;
-        }
+        self.follow_page_tables()?;
         self.vcpu.run(Some(limit))
+    }
+
+    fn start_count(&mut self) {
+        self.vcpu.start_count();
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.vcpu.progress()
+    }
+
+    fn run_to(&mut self, progress: Progress, latest: Instant) -> Result<RawExit, KvmError> {
+        self.follow_page_tables()?;
+        self.vcpu.run_to(progress, Some(latest))
     }
 
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {

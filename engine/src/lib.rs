@@ -14,9 +14,12 @@ pub use consume::{ConsumeError, Consumer};
 pub use cpu::Cpu;
 pub use native::NativeRun;
 pub use outside::{Item, Outside};
+pub use record::{
+    Divergence, DivergenceCause, Emitted, Fetch, Isolation, Recorder, Replayer, Rerun, Settings,
+    SnapshotBounds, Taken, Waiting,
+};
 #[doc(hidden)]
 pub use record::{Faults, Mistake};
-pub use record::{Isolation, Recorder, Settings, Taken};
 pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
 use samsara_machine::{ApplyError, kvm, memory};
@@ -50,6 +53,11 @@ pub enum EngineError {
         "{0} stopped at a broken invariant, a bug of samsarad: the text before this says which"
     )]
     Panicked(String),
+    /// Only bare guests can be stepped.
+    #[error(
+        "recording.counter = \"single-step\" counts a vm.program only; take it out of the configuration"
+    )]
+    NoCounter,
     /// A machine without vCPUs cannot run.
     #[error("a machine without vCPUs cannot run")]
     NoVcpus,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, DeviceIndex, Input, Record, StateDigest};
+use samsara_commitlog::{CommitSeq, DeviceIndex, Input, OrderChunk, Record, StateDigest};
 use samsara_machine::pc::{Want, virtio};
 use samsara_machine::{Machine, Output};
 
@@ -12,8 +12,8 @@ use crate::EngineError;
 /// Something for the commit log, in its order.
 #[derive(Clone, Debug)]
 pub enum Item {
-    /// A commit.
-    Record(Record),
+    /// A commit; and if it is a chunk that can be run again, the order to do so.
+    Record(Record, Option<OrderChunk>),
     /// Digest of the whole state after the record before it.
     Digest(StateDigest),
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use samsara_commitlog::VcpuIndex;
 
 use crate::conflicts::{Conflict, Conflicts};
+use crate::record::DivergenceCause;
 
 /// Counts of one vCPU.
 #[derive(Debug, Default)]
@@ -85,6 +86,8 @@ pub struct Stats {
     pub faults_avoided: AtomicU64,
     /// Whole-state digests taken.
     pub digests: AtomicU64,
+    /// Chunks that came out differently when they were run again, by cause.
+    divergences: [AtomicU64; DivergenceCause::ALL.len()],
     /// How long committed chunks ran.
     pub chunk: Durations,
     /// How long commits held the commit lock.
@@ -126,6 +129,11 @@ impl Stats {
             lanes,
             ..Self::default()
         }
+    }
+
+    /// Chunks that came out differently, by this cause.
+    pub fn divergences(&self, cause: DivergenceCause) -> &AtomicU64 {
+        &self.divergences[cause as usize]
     }
 
     /// What vCPUs have lost their chunks by, the most frequent first: at most [`CONFLICTS_MAX`] of each.

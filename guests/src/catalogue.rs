@@ -112,6 +112,8 @@ const PROGRAMS: &[Program] = &[
         params: "status=0..255", default: "status=0"),
     guest!("stream", "256MiB", "copies, scales and adds large arrays; every vCPU writes pages of its own",
         params: "n=1..4294967296 passes=1..1048576", default: "n=1048576 passes=4"),
+    guest!("tsc", "16MiB", "stores the time stamp counter now and then; its answer does not depend on it",
+        params: "n=1..1099511627776 every=1..4294967296", default: "n=2000 every=4"),
     guest!("workqueue", "16MiB", "producers and consumers of blocks of data and a bounded queue",
         params: "n=1..1099511627776 slots=1..1024 work=1..1048576", default: "n=2000 slots=16 work=4"),
 ];

@@ -131,6 +131,11 @@ impl CommitQueue {
         }
     }
 
+    /// The most encoded bytes that wait before producers do.
+    pub fn bytes_max(&self) -> usize {
+        self.limits.bytes
+    }
+
     /// Blocks the calling thread until there is room, the queue ends, producers are interrupted or
     /// the deadline passes.
     pub fn wait_for_room(&self, deadline: Option<Instant>) -> Room {

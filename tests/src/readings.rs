@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Ticks of the guest's kernel in a second (`CONFIG_HZ`).
-pub const TICKS_PER_SECOND: u64 = 100;
+pub const TICKS_PER_SECOND: u64 = 25;
 /// The time of one tick.
 pub const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
 
@@ -41,9 +41,9 @@ impl Clock {
 pub struct Ticks {
     /// Local timer interrupts of all CPUs, whatever for.
     pub interrupts: u64,
-    /// Ticks that all CPUs handled. One that is late by a tick or more handles one for all that were due.
+    /// Ticks that all CPUs handled, in 1/100 s. One that is late by a tick or more handles one for all that were due.
     pub handled: u64,
-    /// Uptime, in ticks.
+    /// Uptime, in 1/100 s.
     pub uptime: u64,
 }
 
@@ -132,9 +132,9 @@ mod tests {
 
     #[test]
     fn answers_are_read_and_others_are_not() {
-        let clock = Clock::parse("CLOCK 555592240689 1796020524520174186 55558").unwrap();
-        assert_eq!(clock.ticks, 55558);
-        assert_eq!(clock.behind(), Duration::from_nanos(12_240_689));
+        let clock = Clock::parse("CLOCK 555592240689 1796020524520174186 13889").unwrap();
+        assert_eq!(clock.ticks, 13889);
+        assert_eq!(clock.behind(), Duration::from_nanos(32_240_689));
         assert_eq!(Clock::parse("CLOCK 1 2"), None);
         assert_eq!(Clock::parse("ERROR unknown: CLOCK"), None);
         let ticks = Ticks::parse("TICKS 254946 110512 55559").unwrap();

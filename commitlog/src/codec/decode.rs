@@ -7,9 +7,8 @@ use super::{DecodeError, Fault, FrameKind};
 use crate::limits::{DEVICES_BYTES_MAX, Limits, VCPU_RUNS_BYTES_MAX, VCPU_STATE_BYTES_MAX};
 use crate::varint::take_varint;
 use crate::{
-    Boundary, ByteRuns, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex, DiskRange, Effects,
-    Exit, Frame, Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space,
-    StateDigest, VcpuIndex,
+    Boundary, ByteRuns, Chunk, Commit, CommitSeq, DeviceIndex, DiskRange, Effects, Exit, Frame,
+    Gpa, GuestTime, Input, Record, RunsError, Shape, SnapshotStart, Space, StateDigest, VcpuIndex,
 };
 
 /// Decodes a body whose checksum is right. `offset` is where it starts in the stream.
@@ -19,7 +18,7 @@ pub(super) fn body(
     offset: u64,
     limits: Limits,
 ) -> Result<Frame, DecodeError> {
-    let mut body = Body { rest: body, offset };
+    let mut body = Body::new(body, offset);
     let frame = match (kind, limits.shape()) {
         (FrameKind::SnapshotStart, expected) => {
             Frame::SnapshotStart(snapshot_start(&mut body, expected)?)
@@ -31,10 +30,8 @@ pub(super) fn body(
         (FrameKind::Digest, Some(_)) => Frame::Digest(state_digest(&mut body)?),
         (FrameKind::Record, Some(shape)) => Frame::Record(record(&mut body, shape)?),
     };
-    match body.rest.len() {
-        0 => Ok(frame),
-        follow => body.fail(Fault::BytesFollow(follow as u64)),
-    }
+    body.finish()?;
+    Ok(frame)
 }
 
 fn snapshot_start(body: &mut Body, expected: Option<Shape>) -> Result<SnapshotStart, DecodeError> {
@@ -151,12 +148,7 @@ fn chunk(
     shape: Shape,
 ) -> Result<Chunk, DecodeError> {
     let vcpu = body.vcpu(shape)?;
-    let started_after = body.number("start of the chunk", |distance| {
-        seq.0
-            .checked_sub(distance)
-            .filter(|_| distance > 0)
-            .map(CommitSeq)
-    })?;
+    let started_after = body.started_after(seq)?;
     let exit = exit(body)?;
     let digest = u64::from_le_bytes(body.array("digest")?);
     let offset = body.offset;
@@ -164,16 +156,16 @@ fn chunk(
     let vcpu_runs = ByteRuns::decode(vcpu_runs, VCPU_STATE_BYTES_MAX as u64)
         .map_err(runs_error("vCPU changes", offset))?;
     let memory = body.memory_runs(shape)?;
-    let result = ChunkResult::Effects(Effects {
+    let effects = Effects {
         memory,
         vcpu: vcpu_runs,
-    });
+    };
     Ok(Chunk {
         vcpu,
         started_after,
         boundary,
         exit,
-        result,
+        effects,
         digest,
     })
 }
@@ -254,21 +246,45 @@ fn runs_error(field: &'static str, offset: u64) -> impl FnOnce(RunsError) -> Dec
 }
 
 /// What is left of a body.
-struct Body {
+pub(super) struct Body {
     rest: Bytes,
     /// Where `rest` starts in the stream.
     offset: u64,
 }
 
 impl Body {
-    fn fail<T>(&self, fault: Fault) -> Result<T, DecodeError> {
+    pub(super) fn new(rest: Bytes, offset: u64) -> Self {
+        Self { rest, offset }
+    }
+
+    /// Nothing may be left.
+    pub(super) fn finish(&self) -> Result<(), DecodeError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            follow => self.fail(Fault::BytesFollow(follow as u64)),
+        }
+    }
+
+    /// Where the chunk of commit `seq` started.
+    pub(super) fn started_after(&mut self, seq: CommitSeq) -> Result<CommitSeq, DecodeError> {
+        self.number("start of the chunk", |distance| {
+            let start = seq.0.checked_sub(distance);
+            start.filter(|_| distance > 0).map(CommitSeq)
+        })
+    }
+
+    pub(super) fn fail<T>(&self, fault: Fault) -> Result<T, DecodeError> {
         Err(DecodeError {
             offset: self.offset,
             fault,
         })
     }
 
-    fn out_of_range<T>(&self, field: &'static str, value: u64) -> Result<T, DecodeError> {
+    pub(super) fn out_of_range<T>(
+        &self,
+        field: &'static str,
+        value: u64,
+    ) -> Result<T, DecodeError> {
         self.fail(Fault::OutOfRange { field, value })
     }
 
@@ -289,20 +305,20 @@ impl Body {
         Ok(array)
     }
 
-    fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+    pub(super) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.array(field).map(|[byte]| byte)
     }
 
-    fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+    pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         self.array(field).map(u64::from_le_bytes)
     }
 
-    fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+    pub(super) fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         self.number(field, Some)
     }
 
     /// A varint that `convert` accepts.
-    fn number<T>(
+    pub(super) fn number<T>(
         &mut self,
         field: &'static str,
         convert: impl FnOnce(u64) -> Option<T>,

@@ -21,8 +21,8 @@ use bytes::{BufMut, BytesMut};
 
 use crate::varint::varint;
 use crate::{
-    Boundary, Chunk, ChunkResult, Commit, DiskRange, Exit, Frame, Input, Record, SnapshotStart,
-    Space, StateDigest,
+    Boundary, Chunk, Commit, DiskRange, Exit, Frame, Input, Record, SnapshotStart, Space,
+    StateDigest,
 };
 
 /// What a record's commit is.
@@ -141,6 +141,10 @@ fn record(record: &Record, out: &mut impl Sink) {
             );
             self::chunk(chunk, record.seq.0 - chunk.started_after.0, out);
         }
+        Commit::Order(_) => panic!(
+            "chunk {} is in order form, which has frames of its own",
+            record.seq
+        ),
         Commit::Input(Input::Console(bytes)) => {
             out.byte(tag::CONSOLE);
             out.bytes(bytes);
@@ -168,7 +172,7 @@ fn chunk(chunk: &Chunk, distance: u64, out: &mut impl Sink) {
     out.varint(distance);
     exit(&chunk.exit, out);
     out.bytes(&chunk.digest.to_le_bytes());
-    let ChunkResult::Effects(effects) = &chunk.result;
+    let effects = &chunk.effects;
     out.varint(effects.vcpu.encoded().len() as u64);
     out.bytes(effects.vcpu.encoded());
     out.bytes(effects.memory.encoded());

@@ -20,7 +20,10 @@ pub enum Fault {
     #[error("this is not a samsara commit log")]
     NotALog,
     /// The stream is of another version of the format.
-    #[error("the commit log has format version {found}, this program reads version {supported}")]
+    #[error(
+        "the commit log has format version {found}, this program reads version {supported}: use the \
+         release that wrote it"
+    )]
     Version {
         /// The stream's version.
         found: u32,
@@ -56,6 +59,9 @@ pub enum Fault {
     /// A frame that only makes sense when the machine is known.
     #[error("a {0} frame comes before the start of a snapshot")]
     BeforeSnapshot(FrameKind),
+    /// A chunk in order form that no record comes before.
+    #[error("a chunk in order form comes before any record")]
+    NothingBefore,
     /// A snapshot of a different machine than the one so far.
     #[error("the snapshot is of a machine with {} vCPUs and {} bytes of memory, so far it had {} and {}",
         found.vcpu_count, found.memory_bytes, expected.vcpu_count, expected.memory_bytes)]

@@ -9,19 +9,24 @@
 //!
 //! | frame | |
 //! |---|---|
-//! | length | `u32`, bytes of the body |
-//! | header check | 24 bits of the xxh3-64 of length, checksum and kind |
-//! | checksum | `u64`, xxh3-64 of kind and body |
 //! | kind | `u8`, [`FrameKind`] |
+//! | length | `u32`, bytes of the body |
+//! | header check | 24 bits of the xxh3-64 of kind, length and checksum |
+//! | checksum | `u64`, xxh3-64 of the body |
 //! | body | see `encode.rs` |
+//!
+//! A chunk in order form is a compact frame, with three bytes before its body: see `compact.rs`. Its first
+//! byte has the highest bit, which no kind has.
 //!
 //! The header has a check of its own so that a damaged length is known as one: without it, a flipped
 //! bit that makes the last good frame reach past the end of a file would look like an unfinished
 //! write, and commits after it would be lost without a word. A decoder checks magic, version, header
 //! check, length and checksum, in that order, and only then looks into the body.
 
+mod compact;
 mod decode;
 mod encode;
+mod encoder;
 mod error;
 mod reader;
 
@@ -30,6 +35,9 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use compact::TSC_STEP;
+pub(crate) use compact::{is_chain, is_compact};
+pub use encoder::FrameEncoder;
 pub use error::{DecodeError, Fault};
 pub use reader::FrameReader;
 
@@ -47,7 +55,7 @@ impl StreamHeader {
     /// A byte that is not text, the name, and line ends that a careless copy would change.
     pub const MAGIC: [u8; 8] = *b"\x93SMSR\r\n\x1a";
     /// The version of the format that this crate reads and writes.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
     /// Bytes of an encoded header.
     pub const BYTES: usize = 12;
     /// The header of this version.
@@ -134,8 +142,6 @@ impl fmt::Display for FrameKind {
 
 /// Bytes of a frame before its body.
 pub(crate) const FRAME_HEADER_BYTES: usize = 16;
-/// Where the kind is; the checksum covers everything from here on.
-const KIND_AT: usize = FRAME_HEADER_BYTES - 1;
 /// Bytes of the header's own check.
 const HEADER_CHECK_BYTES: usize = 3;
 
@@ -155,10 +161,10 @@ impl FrameHeader {
     /// Checks the header alone.
     pub(crate) fn decode(header: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, Fault> {
         let mut fields = &header[..];
+        let kind = fields.get_u8();
         let length = fields.get_u32_le();
         let found = fields.get_uint_le(HEADER_CHECK_BYTES);
         let checksum = fields.get_u64_le();
-        let kind = fields.get_u8();
         if found != header_check(length, checksum, kind) {
             return Err(Fault::HeaderDamaged);
         }
@@ -181,7 +187,7 @@ impl FrameHeader {
 
     /// Whether this could be the start of a header; cheaper than [`Self::decode`], which must agree.
     pub(crate) fn is_plausible(header: &[u8; FRAME_HEADER_BYTES]) -> bool {
-        FrameKind::from_byte(header[KIND_AT]).is_some()
+        FrameKind::from_byte(header[0]).is_some()
     }
 
     /// Checks a whole frame that this is the header of, and decodes its body. `offset` is where the
@@ -192,7 +198,7 @@ impl FrameHeader {
         offset: u64,
         limits: Limits,
     ) -> Result<Frame, DecodeError> {
-        if !self.matches(xxh3_64(&frame[KIND_AT..])) {
+        if !self.matches(xxh3_64(&frame[FRAME_HEADER_BYTES..])) {
             let bytes = frame.len() as u64;
             return Err(DecodeError {
                 offset,
@@ -203,7 +209,7 @@ impl FrameHeader {
         decode::body(self.kind, body, offset + FRAME_HEADER_BYTES as u64, limits)
     }
 
-    /// Whether `checksum`, of kind and body, is the one that the header names.
+    /// Whether `checksum`, of the body, is the one that the header names.
     pub(crate) fn matches(self, checksum: u64) -> bool {
         self.checksum == checksum
     }
@@ -243,7 +249,8 @@ impl Frame {
     /// # Panics
     /// If the frame breaks a bound that its producer must keep: it is longer than
     /// [`FrameKind::body_bytes_max`] (see [`crate::Effects::PAGES_MAX`]), an access is not of 1 to 8
-    /// bytes, a chunk starts after its own commit, or a part of a disk is not in whole sectors.
+    /// bytes, a chunk starts after its own commit, or a part of a disk is not in whole sectors. Chunks in
+    /// order form have an encoding only among others: see [`FrameEncoder`].
     pub fn encode(&self) -> Bytes {
         let kind = self.kind();
         let body_bytes = encode::body_bytes(self);
@@ -253,12 +260,12 @@ impl Frame {
             "a {kind} frame of {body_bytes} bytes is over its limit of {max}"
         );
         let mut out = BytesMut::with_capacity(FRAME_HEADER_BYTES + body_bytes);
-        out.put_bytes(0, KIND_AT);
-        out.put_u8(kind as u8);
+        out.put_bytes(0, FRAME_HEADER_BYTES);
         encode::body(self, &mut out);
         let length = body_bytes as u32;
-        let checksum = xxh3_64(&out[KIND_AT..]);
-        let mut fields = &mut out[..KIND_AT];
+        let checksum = xxh3_64(&out[FRAME_HEADER_BYTES..]);
+        let mut fields = &mut out[..FRAME_HEADER_BYTES];
+        fields.put_u8(kind as u8);
         fields.put_u32_le(length);
         fields.put_uint_le(
             header_check(length, checksum, kind as u8),

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use bytes::BytesMut;
 
+use super::compact::{self, Before, Compact};
 use super::{DecodeError, FRAME_HEADER_BYTES, Fault, FrameHeader, StreamHeader};
 use crate::{Frame, Limits};
 
@@ -26,6 +27,8 @@ pub struct FrameReader {
     /// Where the last frame starts.
     frame_offset: u64,
     limits: Limits,
+    /// What the next frame follows.
+    before: Option<Before>,
     stage: Stage,
 }
 
@@ -60,6 +63,7 @@ impl FrameReader {
             offset,
             frame_offset: offset,
             limits,
+            before: None,
             stage,
         }
     }
@@ -159,6 +163,24 @@ impl FrameReader {
 
     fn frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         let offset = self.offset;
+        let decoded = match Compact::at(&self.buffer) {
+            Some(compact) => self.compact_frame(compact)?,
+            None => self.whole_frame()?,
+        };
+        let Some((frame, bytes)) = decoded else {
+            return Ok(None);
+        };
+        if let Frame::SnapshotStart(start) = &frame {
+            self.limits = Limits::of(start.shape);
+        }
+        self.before = Before::after(&frame).or(self.before);
+        self.frame_offset = offset;
+        self.offset += bytes as u64;
+        Ok(Some(frame))
+    }
+
+    fn whole_frame(&mut self) -> Result<Option<(Frame, usize)>, DecodeError> {
+        let offset = self.offset;
         let Some(header) = self.buffer.first_chunk::<FRAME_HEADER_BYTES>() else {
             return Ok(None);
         };
@@ -168,12 +190,17 @@ impl FrameReader {
         }
         let frame = self.buffer.split_to(header.frame_bytes()).freeze();
         let decoded = header.decode_frame(&frame, offset, self.limits)?;
-        if let Frame::SnapshotStart(start) = &decoded {
-            self.limits = Limits::of(start.shape);
+        Ok(Some((decoded, frame.len())))
+    }
+
+    fn compact_frame(&mut self, compact: Compact) -> Result<Option<(Frame, usize)>, DecodeError> {
+        if self.buffer.len() < compact.frame_bytes() {
+            return Ok(None);
         }
-        self.frame_offset = offset;
-        self.offset += frame.len() as u64;
-        Ok(Some(decoded))
+        let frame = self.buffer.split_to(compact.frame_bytes()).freeze();
+        let before = self.before.zip(self.limits.shape());
+        let record = compact::decode(&frame, self.offset, before)?;
+        Ok(Some((Frame::Record(record), frame.len())))
     }
 }
 
@@ -190,10 +217,10 @@ mod tests {
         let mut header = [0; FRAME_HEADER_BYTES];
         let (length, kind) = (BODY_BYTES_MAX as u32, FrameKind::Record as u8);
         let mut fields = &mut header[..];
+        fields.put_u8(kind);
         fields.put_u32_le(length);
         fields.put_uint_le(header_check(length, 0, kind), 3);
         fields.put_u64_le(0);
-        fields.put_u8(kind);
         header
     }
 

@@ -4,6 +4,7 @@
 //! before it is whole, and reading ends there without an error. Damage anywhere else is an error:
 //! what tells the two apart is whether a valid frame follows.
 
+mod history;
 mod reader;
 mod salvage;
 mod summary;
@@ -13,6 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use history::LogHistory;
 pub use reader::LogReader;
 pub use summary::{LogSummary, verify};
 pub use writer::{LogClaim, LogWriter};

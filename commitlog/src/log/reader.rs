@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::salvage::find_frame;
 use super::{LogError, Tail, io_error, open_regular};
+use crate::codec::is_compact;
 use crate::{DecodeError, Fault, Frame, FrameReader, Limits, StreamHeader};
 
 /// Reads a log file frame by frame, from a file that may still be growing as from one that a crash
@@ -70,6 +71,18 @@ impl LogReader {
         Ok(None)
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file as it is now.
+    pub fn file_bytes(&self) -> Result<u64, LogError> {
+        let metadata = self.source.file.metadata();
+        let metadata = metadata.map_err(io_error(&self.path, "look at"))?;
+        Ok(metadata.len())
+    }
+
     /// How the file ends, once all frames are read.
     pub fn tail(&self) -> Option<Tail> {
         self.tail
@@ -100,6 +113,11 @@ impl LogReader {
         }
         match self.frames.finish() {
             Ok(()) => Ok(Tail::Clean),
+            // The one length without a check of its own: what it reaches past may be whole frames.
+            Err(error) if is_compact(pending) => self.judge(DecodeError {
+                fault: Fault::HeaderDamaged,
+                ..error
+            }),
             Err(_) => Ok(self.torn()),
         }
     }

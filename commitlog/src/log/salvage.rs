@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::codec::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::codec::{FRAME_HEADER_BYTES, FrameHeader, is_chain};
 
 /// How much of the file is looked at a time.
 const WINDOW_BYTES: usize = 64 << 10;
@@ -15,6 +15,9 @@ const WINDOW_BYTES: usize = 64 << 10;
 /// follow. An unfinished write leaves one or two; without a bound, a made-up file could have every
 /// byte of it hashed once for every header in it.
 const DAMAGED_BODIES_MAX: usize = 16;
+
+/// So many compact frames in a row count as frames that follow: each is checked by 16 bits only.
+const CHAIN: usize = 4;
 
 /// Where the first whole frame at or after `from` starts, wherever frames may start.
 pub(super) fn find_frame(file: &File, from: u64) -> io::Result<Option<u64>> {
@@ -29,10 +32,13 @@ pub(super) fn find_frame(file: &File, from: u64) -> io::Result<Option<u64>> {
         }
         let starts = filled - FRAME_HEADER_BYTES + 1;
         for start in 0..starts {
+            let offset = at + start as u64;
+            if is_chain(&window[start..filled], CHAIN) {
+                return Ok(Some(offset));
+            }
             let Some(header) = header_at(&window[start..filled]) else {
                 continue;
             };
-            let offset = at + start as u64;
             if offset + header.frame_bytes() as u64 > file_bytes {
                 continue;
             }
@@ -56,9 +62,8 @@ fn header_at(bytes: &[u8]) -> Option<FrameHeader> {
 /// Whether the body of the frame at `offset` has the checksum that its header names.
 fn body_is_whole(file: &File, offset: u64, header: FrameHeader) -> io::Result<bool> {
     let mut hash = Xxh3::new();
-    // The checksum covers the kind, the last byte of the header, and the body.
-    let mut at = offset + FRAME_HEADER_BYTES as u64 - 1;
-    let mut left = header.body_bytes + 1;
+    let mut at = offset + FRAME_HEADER_BYTES as u64;
+    let mut left = header.body_bytes;
     let mut piece = vec![0; WINDOW_BYTES];
     while left > 0 {
         let wanted = left.min(WINDOW_BYTES);

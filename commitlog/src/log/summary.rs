@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{LogError, LogReader, Tail};
-use crate::{CommitSeq, Frame, Record, Shape, StateDigest, StreamOrder};
+use super::{LogError, LogHistory, Tail};
+use crate::{CommitSeq, Frame, Record, Shape, StateDigest};
 
 /// What a log file has in it, every frame checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,26 +34,18 @@ pub struct LogSummary {
 
 /// Reads all of a log file and checks it: every frame whole, and all of them one history.
 pub fn verify(path: impl AsRef<Path>) -> Result<LogSummary, LogError> {
-    summarize(LogReader::open(path.as_ref())?, path.as_ref())
+    summarize(&mut LogHistory::open(path)?)
 }
 
-pub(super) fn summarize(mut reader: LogReader, path: &Path) -> Result<LogSummary, LogError> {
-    let mut order = StreamOrder::new();
+pub(super) fn summarize(history: &mut LogHistory) -> Result<LogSummary, LogError> {
     let mut summary = LogSummary::EMPTY;
-    while let Some(frame) = reader.next_frame()? {
-        order
-            .handle_frame(&frame)
-            .map_err(|error| LogError::Order {
-                path: path.to_owned(),
-                offset: reader.frame_offset(),
-                error,
-            })?;
+    while let Some(frame) = history.next_frame()? {
         summary.count(&frame);
     }
-    summary.shape = order.shape();
-    summary.last_seq = order.seq();
-    summary.valid_bytes = reader.valid_bytes();
-    if let Some(tail) = reader.tail() {
+    summary.shape = history.shape();
+    summary.last_seq = history.seq();
+    summary.valid_bytes = history.reader().valid_bytes();
+    if let Some(tail) = history.reader().tail() {
         summary.tail = tail;
     }
     Ok(summary)
@@ -91,7 +83,7 @@ impl LogSummary {
     }
 
     fn count_record(&mut self, record: &Record) {
-        if record.chunk().is_some() {
+        if record.chunk_vcpu().is_some() {
             self.chunk_count += 1;
         } else {
             self.input_count += 1;

@@ -1,13 +1,13 @@
 //! Writing a log file.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::summary::summarize;
-use super::{LogError, LogReader, LogSummary, Tail, io_error, open_regular};
-use crate::{Frame, StreamHeader};
+use super::{LogError, LogHistory, LogReader, LogSummary, Tail, io_error, open_regular};
+use crate::{Frame, FrameEncoder, StreamHeader};
 
 /// How much is collected before a write: many small records, or a part of a large one.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -22,6 +22,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub struct LogWriter {
     path: PathBuf,
     out: BufWriter<File>,
+    encoder: FrameEncoder,
     log_bytes: u64,
     stopped: bool,
 }
@@ -71,7 +72,8 @@ impl LogWriter {
         let path = path.as_ref();
         let file = open_locked(path, &mut OpenOptions::new())?;
         let duplicate = file.try_clone().map_err(io_error(path, "read"))?;
-        let summary = summarize(LogReader::of_file(path, duplicate), path)?;
+        let mut history = LogHistory::of_reader(LogReader::of_file(path, duplicate));
+        let summary = summarize(&mut history)?;
         if let Tail::Torn { valid_bytes } = summary.tail {
             file.set_len(valid_bytes)
                 .map_err(io_error(path, "truncate"))?;
@@ -81,6 +83,9 @@ impl LogWriter {
             return Ok((Self::start(path, file)?, summary));
         }
         let mut writer = Self::of_file(path, file, summary.valid_bytes);
+        if let Some((seq, guest_time)) = history.last() {
+            writer.encoder = FrameEncoder::after(seq, guest_time);
+        }
         writer
             .out
             .seek(SeekFrom::Start(summary.valid_bytes))
@@ -88,12 +93,13 @@ impl LogWriter {
         Ok((writer, summary))
     }
 
-    /// Appends a frame.
+    /// Appends a frame. One in order form must follow a record that was appended so, too.
     pub fn append(&mut self, frame: &Frame) -> Result<(), LogError> {
-        self.append_encoded(&frame.encode())
+        let encoded = self.encoder.encode(frame);
+        self.append_encoded(&encoded)
     }
 
-    /// Appends whole frames as [`Frame::encode`] made them.
+    /// Appends whole frames as [`FrameEncoder::encode`] or [`Frame::encode`] made them.
     pub fn append_encoded(&mut self, frames: &[u8]) -> Result<(), LogError> {
         self.attempt("write", |out| out.write_all(frames))?;
         self.log_bytes += frames.len() as u64;
@@ -121,6 +127,15 @@ impl LogWriter {
         &self.path
     }
 
+    /// Gives the file another name in the same file system; a file that has it is replaced.
+    pub fn rename(&mut self, to: impl AsRef<Path>) -> Result<(), LogError> {
+        let to = to.as_ref();
+        self.attempt("write", BufWriter::flush)?;
+        fs::rename(&self.path, to).map_err(io_error(&self.path, "rename"))?;
+        to.clone_into(&mut self.path);
+        sync_folder(to)
+    }
+
     /// A log in an empty file.
     fn start(path: &Path, file: File) -> Result<Self, LogError> {
         let mut writer = Self::of_file(path, file, 0);
@@ -135,6 +150,7 @@ impl LogWriter {
             path: path.to_owned(),
             out,
             log_bytes,
+            encoder: FrameEncoder::default(),
             stopped: false,
         }
     }

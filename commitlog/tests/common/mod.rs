@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, DeviceIndex,
-    DiskRange, Effects, Exit, Frame, Gpa, GuestTime, Input, Limits, Record, Shape, SnapshotStart,
-    Space, StateDigest, StreamHeader, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, DeviceIndex, DiskRange, Effects,
+    Exit, Frame, FrameEncoder, Gpa, GuestTime, Input, Limits, OrderChunk, Place, Progress, Record,
+    Shape, SnapshotStart, Space, StateDigest, StreamHeader, TSC_STEP, VcpuIndex,
 };
 
 /// A machine with memory on both sides of the hole.
@@ -54,7 +54,7 @@ pub(crate) fn chunk(seq: u64, exit: Exit) -> Frame {
             started_after: CommitSeq(seq - 1),
             boundary: Boundary::Exit,
             exit,
-            result: ChunkResult::Effects(effects),
+            effects,
             digest: 0xdead_beef_0000_0001,
         }),
     )
@@ -117,15 +117,105 @@ pub(crate) fn history() -> Vec<Frame> {
         },
     ));
     frames.push(Frame::Digest(digest(12)));
+    frames.push(order(13, None));
+    let count = 500;
+    frames.push(order(14, Some(Progress { count, place: None })));
+    frames.push(chunk(15, Exit::Halt));
     frames
+}
+
+/// A chunk in order form.
+pub(crate) fn order(seq: u64, progress: Option<Progress>) -> Frame {
+    record(
+        seq,
+        Commit::Order(OrderChunk {
+            vcpu: VcpuIndex(2),
+            started_after: CommitSeq(seq - 1),
+            boundary: match progress {
+                None => Boundary::Exit,
+                Some(_) => Boundary::Timer,
+            },
+            progress,
+            tsc_gain: 9 * TSC_STEP,
+            input: None,
+            digest: 0xdead_beef_0000_0002,
+        }),
+    )
+}
+
+/// Any chunk in order form at this place.
+fn any_order(seq: u64) -> impl Strategy<Value = OrderChunk> {
+    let boundary = prop_oneof![
+        Just(Boundary::Exit),
+        Just(Boundary::Timer),
+        Just(Boundary::Kick)
+    ];
+    let place = option::of((any::<u64>(), any::<u64>()).prop_map(|(rip, rcx)| Place { rip, rcx }));
+    let progress = (0..u64::MAX / 2, place).prop_map(|(count, place)| Progress { count, place });
+    let tsc_gain = prop_oneof![
+        any::<u64>(),
+        Just(0),
+        (0..u64::MAX / TSC_STEP).prop_map(|steps| steps * TSC_STEP)
+    ];
+    (
+        any_vcpu(),
+        0..seq,
+        boundary,
+        option::of(progress),
+        tsc_gain,
+        option::of(any::<u64>()),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(vcpu, started_after, boundary, progress, tsc_gain, input, digest)| OrderChunk {
+                vcpu,
+                started_after: CommitSeq(started_after),
+                boundary,
+                progress,
+                tsc_gain,
+                input,
+                digest,
+            },
+        )
+}
+
+/// A snapshot and records that follow it, many of them chunks in order form.
+pub(crate) fn any_history() -> impl Strategy<Value = Vec<Frame>> {
+    let gains = vec((any::<bool>(), 0..1u64 << 56), 0..30);
+    gains.prop_flat_map(|gains| {
+        let mut time = 5;
+        let records: Vec<_> = (8..)
+            .zip(gains)
+            .map(|(seq, (is_order, gain))| {
+                time += gain;
+                let guest_time = GuestTime(time);
+                let commit = if is_order {
+                    any_order(seq).prop_map(Commit::Order).boxed()
+                } else {
+                    any_chunk(seq).prop_map(Commit::Chunk).boxed()
+                };
+                commit
+                    .prop_map(move |commit| {
+                        Frame::Record(Record {
+                            seq: CommitSeq(seq),
+                            guest_time,
+                            commit,
+                        })
+                    })
+                    .boxed()
+            })
+            .collect();
+        records.prop_map(|records| snapshot(7).into_iter().chain(records).collect())
+    })
 }
 
 /// The frames as a stream, and where each begins, with the end last.
 pub(crate) fn stream(frames: &[Frame]) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = StreamHeader::CURRENT.encode().to_vec();
     let mut starts = vec![bytes.len()];
+    let mut encoder = FrameEncoder::default();
     for frame in frames {
-        bytes.extend_from_slice(&frame.encode());
+        bytes.extend_from_slice(&encoder.encode(frame));
         starts.push(bytes.len());
     }
     (bytes, starts)
@@ -229,7 +319,7 @@ fn any_chunk(seq: u64) -> impl Strategy<Value = Chunk> {
                 started_after: CommitSeq(started_after),
                 boundary,
                 exit,
-                result: ChunkResult::Effects(effects),
+                effects,
                 digest,
             },
         )

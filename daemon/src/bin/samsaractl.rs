@@ -1,12 +1,15 @@
 //! samsaractl: the operator's command. See `samsaractl --help`.
 
-use std::io::Write as _;
+use std::io::{BufWriter, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use clap::error::ErrorKind;
-use samsarad::ctl::Arguments;
+use clap::error::ErrorKind as Misuse;
+use samsarad::ctl::{Arguments, CtlError};
 use samsarad::exit;
+
+/// Logs are long: many lines a write.
+const OUT_BYTES: usize = 64 << 10;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -15,21 +18,19 @@ fn main() -> ExitCode {
             // Nothing better can be done if the terminal is gone.
             let _ = error.print();
             return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                Misuse::DisplayHelp | Misuse::DisplayVersion => ExitCode::SUCCESS,
                 _ => exit::ExitCode::Usage.into(),
             };
         }
     };
-    match arguments.run() {
+    let mut out = BufWriter::with_capacity(OUT_BYTES, std::io::stdout().lock());
+    match arguments.run(&mut out) {
+        Ok(status) => status.into(),
         // A reader that went away (`samsaractl status | head -1`) has what it wanted.
-        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                eprintln!("samsaractl: cannot write to standard output: {error}");
-                exit::ExitCode::Output.into()
-            }
-            _ => ExitCode::SUCCESS,
-        },
+        Err(CtlError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
+            // What came before the error; if that cannot be written either, the error says enough.
+            let _ = out.flush();
             eprintln!("samsaractl: {}", error.line());
             error.exit_code().into()
         }

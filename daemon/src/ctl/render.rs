@@ -15,12 +15,18 @@ pub fn render(status: &Status, now_unix_ms: u64) -> String {
     rows.extend(recording(status));
     rows.extend(host(status));
     rows.extend(history(status, now_unix_ms));
+    aligned(&rows)
+}
+
+/// A line: what it is about, and what it says.
+pub(super) type Row = (&'static str, String);
+
+/// Rows as aligned lines.
+pub(super) fn aligned(rows: &[Row]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, text): &Row| format!("{name:>width$}  {}\n", one_line(text));
     rows.iter().map(line).collect::<Vec<_>>().concat()
 }
-
-type Row = (&'static str, String);
 
 fn summary(status: &Status, now: u64) -> Vec<Row> {
     let protected = if status.protected {
@@ -260,7 +266,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(unit, _)| count >= *unit) {
         Some((unit, name)) => format!("{:.1} {name}", count as f64 / *unit as f64),

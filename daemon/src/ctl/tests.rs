@@ -2,6 +2,7 @@ use samsara_config::{ArbiterKind, Config, Role};
 
 use super::*;
 use crate::contention::{Contention, GuestFile};
+use crate::exit::ExitCode;
 use crate::net::DeviceCounts;
 use crate::status::{
     Arbiter, Ended, GateMode, HostKvm, LagAmount, NetworkDevice, Peer, Positions, RoleChange,
@@ -9,10 +10,9 @@ use crate::status::{
 };
 
 fn run(words: &[&str]) -> Result<String, CtlError> {
-    let all = ["samsaractl"].iter().chain(words);
-    Arguments::try_parse_from(all)
-        .unwrap_or_else(|error| panic!("{error}"))
-        .run()
+    let (status, out) = made::ctl(words)?;
+    assert_eq!(status, 0);
+    Ok(String::from_utf8(out).unwrap())
 }
 
 fn primary() -> Status {
@@ -100,7 +100,7 @@ fn a_status_reads_well() {
   commits  100, received 99, verified 90
       lag  received 0 commits, 0 B, 0.0 ms; verified 10 commits, 3.0 MiB, 4.2 ms
   network  tap0: 12 frames in (2.0 KiB), 3 out (300 B), 1 lost: full, 7 lost: standby
-recording  on, serial; counter none: effects form
+recording  on, serial; counter none: chunks that are cut travel as effects
    chunks  90 (60 + 30 by vCPU), 0.0% in order form
 conflicts  10 squashed (10.0%), 0 ran exclusively
       log  0 B, effects 0 B

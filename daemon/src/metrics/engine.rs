@@ -9,6 +9,8 @@ pub struct EngineMetrics {
     commits: IntCounter,
     chunks: IntCounterVec,
     results: IntCounterVec,
+    fetched: IntCounter,
+    rerun_divergences: IntCounterVec,
     squashes: IntCounter,
     exclusive: IntCounter,
     faults_avoided: IntCounter,
@@ -38,6 +40,15 @@ impl EngineMetrics {
                 "samsara_chunk_results_total",
                 "Chunk results, by form: order (an ending only) or effects (changed bytes).",
                 "form",
+            )?,
+            fetched: counter(
+                "samsara_effects_fetched_total",
+                "Effects that a backup asked for, because it came to something else.",
+            )?,
+            rerun_divergences: counters(
+                "samsara_rerun_divergences_total",
+                "Chunks that came out differently when they were run again here, by cause.",
+                "cause",
             )?,
             squashes: counter(
                 "samsara_squashes_total",
@@ -87,6 +98,10 @@ impl EngineMetrics {
             &self.results.with_label_values(&["effects"]),
             counters.chunks_effects_form,
         );
+        advance(&self.fetched, counters.effects_fetched);
+        for (cause, count) in &counters.rerun_divergences {
+            advance(&self.rerun_divergences.with_label_values(&[cause]), *count);
+        }
         advance(&self.squashes, counters.squashes);
         advance(&self.exclusive, counters.exclusive_chunks);
         advance(&self.faults_avoided, counters.faults_avoided);

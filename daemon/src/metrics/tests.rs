@@ -29,7 +29,9 @@ fn counted() -> Counters {
         digests_compared: 21,
         divergences: 22,
         disk_sync_bytes: 23,
-        faults_avoided: 24,
+        effects_fetched: 24,
+        rerun_divergences: [("state".to_owned(), 25)].into(),
+        faults_avoided: 26,
     }
 }
 

@@ -126,9 +126,14 @@ impl Node {
         let base = &mut self.base;
         guest::prepare(&self.kvm, &base.config, &mut machine);
         if let Some(log) = &mut base.log {
-            base.world.attach_log(log.begin(&mut machine)?);
+            let queue = log.begin(&mut machine)?;
+            let base_of = (machine.seq(), machine.guest_time());
+            base.world.attach_log(queue, base_of);
         }
         let recorder = guest::run(&mut self.kvm, base, machine)?;
+        if let Some(log) = &mut base.log {
+            log.follow(&recorder)?;
+        }
         self.guest = Guest::Running(recorder);
         Ok(())
     }
@@ -279,7 +284,13 @@ impl Node {
             term: right.term.number(),
             mark: right.mark.0,
         });
-        let follow = Follow::start(*link, session.0, gave_up, &self.base, &self.inputs)?;
+        let follow = Follow::start(
+            *link,
+            session.0,
+            gave_up,
+            (&self.base, &self.kvm),
+            &self.inputs,
+        )?;
         self.follow = Some(follow);
         Ok(())
     }

@@ -18,7 +18,8 @@ use super::input::Input;
 use crate::disk::{self, Disks};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::follower::{self, Followed, FollowedDisks, SharedRetained};
+use crate::follower::{self, Followed, FollowedDisks, Primary, Rerunning, SharedRetained};
+use crate::kvm::Kvm;
 use crate::run::Base;
 
 /// Dials the peer until it is a primary that welcomes this host.
@@ -103,10 +104,11 @@ impl Follow {
         link: BackupLink,
         session: u64,
         gave_up: Option<Right>,
-        base: &Base,
+        (base, kvm): (&Base, &Kvm),
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<Self, Failure> {
-        let history = link.welcome().disk_history;
+        let welcome = link.welcome().clone();
+        let history = welcome.disk_history;
         let StartedBackup {
             handle,
             events,
@@ -124,9 +126,13 @@ impl Follow {
         let failed = move |reason| {
             let _ = tell.send(Input::FollowFailed { session, reason });
         };
+        let rerunning = Rerunning::new(kvm, base, &welcome, &handle)?;
         let thread = follower::start(
-            commits,
-            handle.clone(),
+            Primary {
+                commits,
+                link: handle.clone(),
+                rerunning,
+            },
             retained.clone(),
             base.network.clone(),
             base.board.clone(),

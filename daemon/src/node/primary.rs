@@ -160,9 +160,12 @@ impl Sending {
         self.handle.rebase(base);
         snapshot::push_machine(machine, &self.queue)?;
         means.disks.backup_begins(base);
-        means
-            .world
-            .attach(self.session, self.queue, self.handle, base);
+        means.world.attach(
+            self.session,
+            self.queue,
+            self.handle,
+            (base, machine.guest_time()),
+        );
         Ok(())
     }
 }

@@ -133,6 +133,7 @@ impl<C: Cpu> ChunkRunner<C> {
             self.check_start();
         }
         self.seat.cpu.forget_kicks();
+        self.seat.cpu.start_count();
         if self.shared.is_stopping() {
             return Ok(Outcome::Abandoned);
         }
@@ -211,8 +212,13 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     /// Runs the vCPU until something ends the chunk, and notes the pages that it made private.
-    fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
+    pub(super) fn execute(&mut self, limit: Duration) -> Result<RawExit, EngineError> {
         let raw = self.seat.run(self.platform, limit)?;
+        self.harvested(raw)
+    }
+
+    /// Notes the pages that the last run made private.
+    pub(super) fn harvested(&mut self, raw: RawExit) -> Result<RawExit, EngineError> {
         self.harvest()?;
         if raw == RawExit::RingFull {
             self.seat.cpu.reset_ring()?;
@@ -279,9 +285,10 @@ impl<C: Cpu> ChunkRunner<C> {
             return Ok(Outcome::Abandoned);
         }
         let boundary = result.boundary;
-        let (record, pages) = self.record(&machine, result)?;
+        let guest_time = shared.now(&machine);
+        let (step, pages) = self.record(&machine, result, guest_time)?;
         let source = Source::View(&self.lane().view, &pages);
-        let written = shared.commit(&mut machine, record, by, source)?;
+        let written = shared.commit(&mut machine, step, by, source)?;
         assert!(
             machine.touched(self.seat.index) != Touched::No
                 || machine.vcpu(self.seat.index) == &self.seat.end,

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, Record, VcpuIndex};
-use samsara_machine::kvm::{Paging, TscControl, host_tsc};
+use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, OrderChunk, Record, VcpuIndex};
+use samsara_machine::kvm::{CounterKind, Paging, TscControl, host_tsc};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
@@ -57,6 +57,8 @@ pub struct Settings {
     pub tsc: TscControl,
     /// Their rate in kHz, where it is steady.
     pub tsc_khz: Option<u64>,
+    /// What counts vCPUs' progress, so that chunks that were cut can be run again. It is slow.
+    pub counter: Option<CounterKind>,
     /// Shortest chunk.
     pub chunk_min: Duration,
     /// Longest chunk.
@@ -70,6 +72,13 @@ pub struct Settings {
     /// Mistakes to make on purpose; none outside tests.
     #[doc(hidden)]
     pub faults: Faults,
+}
+
+/// The next step of the history.
+pub(super) struct Step {
+    pub(super) record: Record,
+    /// A chunk that can be run again, as the order to do so.
+    pub(super) order: Option<OrderChunk>,
 }
 
 /// Keeps chunks out, as far as an input needs that, until dropped.
@@ -209,6 +218,29 @@ impl Shared {
         }
     }
 
+    /// Waits until so much is committed; nothing if it never will be.
+    pub(super) fn wait_for(&self, seq: CommitSeq) -> Option<MutexGuard<'_, Machine>> {
+        let mut machine = self.machine();
+        while machine.seq() < seq {
+            if self.is_stopping() {
+                return None;
+            }
+            machine = self.wait(machine, None);
+        }
+        Some(machine)
+    }
+
+    /// Wakes all that wait.
+    pub(super) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// The machine, once nobody else has any part of this.
+    pub(super) fn into_machine(self) -> Machine {
+        let machine = self.machine.into_inner();
+        machine.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until the machine may have something new for a vCPU or device that has nothing to do, or
     /// until its guest clock shows `until`.
     pub(super) fn wait<'a>(
@@ -279,7 +311,7 @@ impl Shared {
     pub(super) fn commit(
         &self,
         machine: &mut Machine,
-        record: Record,
+        Step { record, order }: Step,
         by: By,
         source: Source<'_>,
     ) -> Result<Arc<[PageIndex]>, ApplyError> {
@@ -309,7 +341,7 @@ impl Shared {
         let [time, mark] = &self.shown;
         time.store(machine.guest_time().0, Ordering::Relaxed);
         mark.store(machine.devices().mark(), Ordering::Relaxed);
-        let mut items = vec![Item::Record(record)];
+        let mut items = vec![Item::Record(record, order)];
         let every = self.settings.digest_every;
         if every != 0 && seq.0.is_multiple_of(every) {
             items.push(Item::Digest(machine.digest()));
@@ -348,7 +380,11 @@ impl Shared {
                 guest_time,
                 commit: Commit::Input(input),
             };
-            self.commit(&mut machine, record, By::Input, Source::Record)?
+            let step = Step {
+                record,
+                order: None,
+            };
+            self.commit(&mut machine, step, By::Input, Source::Record)?
         };
         self.kick_stale(&written, None);
         Ok(())

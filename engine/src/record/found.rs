@@ -1,13 +1,16 @@
 //! What a chunk did, as a record: its exit, the bytes it changed, its digest.
 
-use samsara_commitlog::{Boundary, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, Record};
-use samsara_machine::Machine;
+use samsara_commitlog::{
+    Boundary, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, OrderChunk, Progress, Record,
+};
 use samsara_machine::bare::Seen;
 use samsara_machine::kvm::RawExit;
 use samsara_machine::memory::PageIndex;
+use samsara_machine::{Machine, Platform};
 
 use super::changes::Changes;
 use super::chunk::ChunkRunner;
+use super::committer::Step;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
@@ -16,6 +19,8 @@ use crate::stats::count;
 pub(super) struct Found {
     started_after: CommitSeq,
     pub(super) boundary: Boundary,
+    /// How far the vCPU got, if its own exit did not end the chunk and that is counted.
+    progress: Option<Progress>,
     exit: Exit,
     /// `None` for a load: its instruction stores only once it has its value.
     pub(super) memory: Option<Changes>,
@@ -34,7 +39,10 @@ impl<C: Cpu> ChunkRunner<C> {
             self.seat.capture()?;
         }
         let lane = self.shared.lane(self.lane);
-        let random = || self.shared.outside.random();
+        let random = || match self.seat.again {
+            Some(order) => order.input.unwrap_or_default(),
+            None => self.shared.outside.random(),
+        };
         let memory = Seen::View(&lane.view);
         let exit = self.platform.interpret(raw, &self.seat.end, memory, random);
         let boundary = match raw {
@@ -42,17 +50,22 @@ impl<C: Cpu> ChunkRunner<C> {
             RawExit::Cut => Boundary::Kick,
             _ => Boundary::Exit,
         };
+        let progress = match boundary {
+            Boundary::Exit => None,
+            Boundary::Timer | Boundary::Kick => self.seat.cpu.progress(),
+        };
         let changes = (!is_load).then(|| self.changes(true));
         Ok(Found {
             started_after,
             boundary,
+            progress,
             exit,
             memory: changes,
         })
     }
 
     /// The memory that the chunk changed. Nobody is asked to help under the commit lock.
-    fn changes(&mut self, may_share: bool) -> Changes {
+    pub(super) fn changes(&mut self, may_share: bool) -> Changes {
         let shared = &self.shared;
         let view = &shared.lane(self.lane).view;
         let helpers = may_share.then_some(&shared.rotation);
@@ -65,14 +78,15 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self,
         machine: &Machine,
         result: Found,
-    ) -> Result<(Record, Vec<PageIndex>), EngineError> {
+        guest_time: GuestTime,
+    ) -> Result<(Step, Vec<PageIndex>), EngineError> {
         let Found {
             started_after,
             boundary,
+            progress,
             mut exit,
             memory,
         } = result;
-        let guest_time = self.shared.now(machine);
         if matches!(exit, Exit::Read { .. }) {
             let value = machine
                 .devices()
@@ -104,17 +118,38 @@ impl<C: Cpu> ChunkRunner<C> {
             started_after,
             boundary,
             exit,
-            result: ChunkResult::Effects(Effects { memory, vcpu }),
+            effects: Effects { memory, vcpu },
             digest: digest.finish(&self.seat.end),
         };
-        let commit = Commit::Chunk(chunk);
-        Ok((
-            Record {
-                seq: machine.seq().next(),
-                guest_time,
-                commit,
-            },
-            pages,
-        ))
+        let order = self.order(&chunk, progress);
+        let record = Record {
+            seq: machine.seq().next(),
+            guest_time,
+            commit: Commit::Chunk(chunk),
+        };
+        Ok((Step { record, order }, pages))
+    }
+
+    /// The order to run a chunk again, if its end can be found.
+    fn order(&self, chunk: &Chunk, progress: Option<Progress>) -> Option<OrderChunk> {
+        let has_end = progress.is_some() || chunk.boundary == Boundary::Exit;
+        let is_fatal = matches!(chunk.exit, Exit::Fatal { .. });
+        // A PC's state has clocks of its own in it, which no order names.
+        if !has_end || is_fatal || self.platform != Platform::Bare {
+            return None;
+        }
+        let input = match chunk.exit {
+            Exit::Read { input, .. } => input,
+            _ => None,
+        };
+        Some(OrderChunk {
+            vcpu: chunk.vcpu,
+            started_after: chunk.started_after,
+            boundary: chunk.boundary,
+            progress,
+            tsc_gain: self.seat.tsc_gain(),
+            input,
+            digest: chunk.digest,
+        })
     }
 }

@@ -17,7 +17,9 @@
 //! After publishing, and outside the lock, a committer looks into the other views itself and kicks
 //! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
 
+mod again;
 mod changes;
+mod checkpoint;
 mod chunk;
 mod committer;
 mod contended;
@@ -27,7 +29,9 @@ mod held;
 mod job;
 mod lane;
 mod pacing;
+mod permits;
 mod recorder;
+mod replayer;
 mod rotation;
 mod seat;
 mod service;
@@ -37,7 +41,10 @@ mod turnstile;
 mod upkeep;
 mod worker;
 
+pub use again::{Divergence, DivergenceCause};
+pub use checkpoint::{SnapshotBounds, Waiting};
 pub use committer::{Isolation, Settings};
 #[doc(hidden)]
 pub use faults::{Faults, Mistake};
 pub use recorder::{Recorder, Taken};
+pub use replayer::{Emitted, Fetch, Replayer, Rerun};

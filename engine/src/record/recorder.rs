@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use samsara_commitlog::{DeviceIndex, GuestTime, Input, Shape, VcpuIndex};
-use samsara_machine::kvm::{Host, Vm};
+use samsara_machine::kvm::{CounterKind, Host, Stepper, Stepping, Vm};
 use samsara_machine::memory::View;
 use samsara_machine::{Machine, Platform};
 
@@ -23,6 +23,8 @@ pub struct Recorder {
     shape: Shape,
     platform: Platform,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while a snapshot is taken: one at a time.
+    pub(super) snapshots: Mutex<()>,
 }
 
 /// What became of a frame for the guest.
@@ -63,15 +65,19 @@ impl Recorder {
             Isolation::Parallel => {
                 let cpus = indices.map(|index| {
                     let (view, vm) = new_view()?;
-                    Ok((view, vm.vcpu(host, index, privilege)?))
+                    let stepper = stepper(&machine, settings.counter, index, &view)?;
+                    Ok((view, vm.vcpu(host, index, privilege, stepper)?))
                 });
                 let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
                 Self::start_on(cpus, machine, outside, stats, settings)
             }
             Isolation::Serial => {
                 let (view, vm) = new_view()?;
-                let cpus = indices.map(|index| vm.vcpu(host, index, privilege));
-                let cpus = cpus.collect::<Result<Vec<_>, _>>()?;
+                let cpus = indices.map(|index| {
+                    let stepper = stepper(&machine, settings.counter, index, &view)?;
+                    Ok(vm.vcpu(host, index, privilege, stepper)?)
+                });
+                let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
                 Self::start_together(view, cpus, machine, outside, stats, settings)
             }
         }
@@ -121,6 +127,7 @@ impl Recorder {
             shape,
             platform,
             threads: Mutex::default(),
+            snapshots: Mutex::default(),
         };
         match crew {
             Crew::Each(cpus) => {
@@ -242,6 +249,10 @@ impl Recorder {
         }
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,6 +288,22 @@ impl Shared {
         })?;
         Ok(taken)
     }
+}
+
+/// What counts a vCPU's progress in its view, if anything is to.
+pub(super) fn stepper(
+    machine: &Machine,
+    counter: Option<CounterKind>,
+    index: VcpuIndex,
+    view: &Arc<View>,
+) -> Result<Option<Stepper>, EngineError> {
+    let Some(CounterKind::SingleStep) = counter else {
+        return Ok(None);
+    };
+    let stepper = machine
+        .stepper(index, view, Stepping::Always)
+        .ok_or(EngineError::NoCounter)?;
+    Ok(Some(stepper))
 }
 
 /// Stops the machine when one of its threads panics: it must not run on without it.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::VcpuIndex;
+use samsara_commitlog::{OrderChunk, VcpuIndex};
 use samsara_machine::kvm::{RawExit, Restore, host_tsc};
 use samsara_machine::pc::apic::LocalApic;
 use samsara_machine::pc::{Own, own_access};
@@ -26,6 +26,8 @@ pub(super) struct Seat<C> {
     pub(super) start: VcpuState,
     /// Scratch for the state at a chunk's end.
     pub(super) end: VcpuState,
+    /// What the chunk repeats, if it is run again: what came from outside is taken from there.
+    pub(super) again: Option<OrderChunk>,
 }
 
 impl<C: Cpu> Seat<C> {
@@ -51,6 +53,7 @@ impl<C: Cpu> Seat<C> {
             apic: start.apic(),
             end: start.clone(),
             start,
+            again: None,
         })
     }
 
@@ -74,7 +77,16 @@ impl<C: Cpu> Seat<C> {
     pub(super) fn capture(&mut self) -> Result<(), EngineError> {
         self.cpu.capture(&mut self.end)?;
         self.end.set_apic(&self.apic);
+        if let (Some(order), Some(tsc)) = (self.again, self.start.tsc()) {
+            self.end.set_tsc(tsc.wrapping_add(order.tsc_gain));
+        }
         Ok(())
+    }
+
+    /// How much further the TSC is at the chunk's end than at its start.
+    pub(super) fn tsc_gain(&self) -> u64 {
+        let gain = self.start.tsc().zip(self.end.tsc());
+        gain.map_or(0, |(start, end)| end.wrapping_sub(start))
     }
 
     /// Runs the vCPU until an exit that is not its own APIC's business.

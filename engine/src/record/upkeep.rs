@@ -89,7 +89,10 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// Brings stale pages, in any order, up to date. A held page is refreshed: a copy; dropping it
     /// would cost a hundred times that in faults when it is written again. Others are dropped.
-    fn settle_pages(&mut self, stale: &[(PageIndex, Residency)]) -> Result<(), MemoryError> {
+    pub(super) fn settle_pages(
+        &mut self,
+        stale: &[(PageIndex, Residency)],
+    ) -> Result<(), MemoryError> {
         if self.shared.settings.faults.makes(Mistake::SkipSettle) {
             return Ok(());
         }

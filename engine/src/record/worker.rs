@@ -70,7 +70,11 @@ fn next(shared: &Shared, vcpus: &(impl Iterator<Item = VcpuIndex> + Clone)) -> N
     }
 }
 
-fn seat<C: Cpu>(index: VcpuIndex, shared: &Shared, mut cpu: C) -> Result<Seat<C>, EngineError> {
+pub(super) fn seat<C: Cpu>(
+    index: VcpuIndex,
+    shared: &Shared,
+    mut cpu: C,
+) -> Result<Seat<C>, EngineError> {
     cpu.attach()?;
     let start = {
         let mut machine = shared.machine();

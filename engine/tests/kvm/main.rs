@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod account;
+mod again;
 mod carry_on;
 mod loads;
 mod mistakes;
 mod paging;
 mod privileged;
 mod programs;
+mod soak;
 mod world;

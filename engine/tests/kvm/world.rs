@@ -1,12 +1,13 @@
 //! Runs one guest program, and keeps all that it gives out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Frame, Shape};
+use samsara_commitlog::{Commit, CommitSeq, Frame, OrderChunk, Record, Shape};
 use samsara_engine::{
     Consumer, EngineError, Faults, Isolation, Item, NativeRun, Outside, Recorder, Settings, Stats,
     StatsSnapshot,
@@ -87,6 +88,7 @@ pub(crate) struct World {
 struct Seen {
     console: Vec<u8>,
     frames: Vec<Frame>,
+    orders: BTreeMap<CommitSeq, OrderChunk>,
     ended: Option<Ended>,
     failure: Option<String>,
 }
@@ -96,8 +98,12 @@ impl Outside for World {
 
     fn committed(&self, _: CommitSeq, items: Vec<Item>, outputs: Vec<Output>) {
         let mut seen = self.seen.lock().unwrap();
-        seen.frames.extend(items.into_iter().map(|item| match item {
-            Item::Record(record) => Frame::Record(record),
+        let Seen { frames, orders, .. } = &mut *seen;
+        frames.extend(items.into_iter().map(|item| match item {
+            Item::Record(record, order) => {
+                orders.extend(order.map(|order| (record.seq, order)));
+                Frame::Record(record)
+            }
             Item::Digest(digest) => Frame::Digest(digest),
         }));
         for output in outputs {
@@ -172,7 +178,24 @@ impl World {
         std::mem::take(&mut self.seen.lock().unwrap().frames)
     }
 
-    fn answer(&self) -> Answer {
+    /// The frames so far: with chunks in order form where they can be run again, and as they are.
+    pub(crate) fn take_both(&self) -> (Vec<Frame>, Vec<Frame>) {
+        let orders = std::mem::take(&mut self.seen.lock().unwrap().orders);
+        let effects = self.take_frames();
+        let ordered = effects.iter().map(|frame| match frame {
+            Frame::Record(record) => Frame::Record(Record {
+                commit: match orders.get(&record.seq) {
+                    Some(order) => Commit::Order(*order),
+                    None => record.commit.clone(),
+                },
+                ..record.clone()
+            }),
+            frame => frame.clone(),
+        });
+        (ordered.collect(), effects)
+    }
+
+    pub(crate) fn answer(&self) -> Answer {
         let mut seen = self.seen.lock().unwrap();
         Answer {
             console: std::mem::take(&mut seen.console),
@@ -223,6 +246,7 @@ pub(crate) fn settings(faults: Faults) -> Settings {
         paging: Paging::Second,
         tsc: TscControl::Movable,
         tsc_khz: None,
+        counter: None,
         chunk_min: Duration::from_micros(200),
         chunk_max: Duration::from_millis(5),
         digest_every: 64,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::{Gpa, PAGE_BYTES, Space};
+use samsara_commitlog::{Gpa, PAGE_BYTES, Progress, Space};
 use samsara_engine::Cpu;
 use samsara_machine::kvm::{Harvest, KvmError, RawExit, Restore};
 use samsara_machine::memory::{PageIndex, View};
@@ -108,6 +108,10 @@ impl Cpu for ScriptedCpu {
             std::thread::sleep(STEP);
         }
         Ok(RawExit::Cut)
+    }
+
+    fn run_to(&mut self, _: Progress, _: Instant) -> Result<RawExit, KvmError> {
+        panic!("nothing is run again")
     }
 
     fn complete_read(&mut self, _: u64) -> Result<RawExit, KvmError> {

@@ -65,10 +65,13 @@ impl Outside for World {
             self.gaps.lock().unwrap().push((last, seq.0));
         }
         let inputs = items.iter().filter_map(|item| match item {
-            Item::Record(Record {
-                commit: Commit::Input(input),
-                ..
-            }) => Some(input),
+            Item::Record(
+                Record {
+                    commit: Commit::Input(input),
+                    ..
+                },
+                _,
+            ) => Some(input),
             _ => None,
         });
         let is_typed = |input: &Input| matches!(input, Input::Console(_));
@@ -195,6 +198,7 @@ impl Setup {
             paging: Paging::Second,
             tsc: TscControl::Movable,
             tsc_khz: None,
+            counter: None,
             chunk_min: Duration::from_micros(50),
             chunk_max: Duration::from_micros(500),
             digest_every: 0,

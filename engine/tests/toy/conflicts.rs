@@ -87,9 +87,14 @@ fn a_planted_conflict_is_attributed_to_exactly_that() {
     );
     assert_eq!((*squashes, *squashes_over), (counts.squashes, 0));
     assert!(*squashes > 0 && *lost > Duration::ZERO && *lost <= counts.lost);
-    // The waiter never gets past its first instruction before the last count is committed.
-    let at: Vec<_> = loser_at.iter().map(|at| (at.what, at.count)).collect();
-    assert_eq!(at, [(0, *squashes)]);
+    // The waiter stands at its first instruction; or behind its last, when it saw the last count as it was being committed.
+    let places = [0, 2];
+    assert!(
+        loser_at.iter().all(|at| places.contains(&at.what)),
+        "{loser_at:?}"
+    );
+    let counted: u64 = loser_at.iter().map(|at| at.count).sum();
+    assert_eq!(counted, *squashes);
     assert!(!winner_at.is_empty());
     // Behind the instructions that count; the last chunk is behind the one that halts, too.
     let counted = 1..=COUNTS + 1;

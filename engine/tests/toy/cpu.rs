@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::Gpa;
+use samsara_commitlog::{Gpa, Progress};
 use samsara_engine::Cpu;
 use samsara_machine::kvm::{Harvest, KvmError, RawExit, Restore};
 use samsara_machine::memory::{PageIndex, Residency, View};
@@ -25,6 +25,8 @@ pub(crate) struct ToyCpu {
     /// Cuts a chunk after so many instructions, about.
     cut_every: u64,
     load_waits: bool,
+    /// Instructions since the count began.
+    counted: u64,
 }
 
 struct ViewMemory {
@@ -72,6 +74,31 @@ impl ToyCpu {
             rng: Rng::new(seed),
             cut_every: limits.cut_every,
             load_waits: false,
+            counted: 0,
+        }
+    }
+
+    /// Runs until something ends the chunk, or so many instructions have been counted.
+    fn go(&mut self, target: Option<u64>, end: Instant) -> Result<RawExit, KvmError> {
+        assert!(!self.load_waits, "a run while a load waits for its value");
+        loop {
+            if self.memory.ring.len() + self.memory.taken >= self.ring_max {
+                return Ok(RawExit::RingFull);
+            }
+            let is_there = target == Some(self.counted);
+            let is_cut = target.is_none() && self.rng.below(self.cut_every) == 0;
+            if is_there || is_cut || self.kicked.load(Ordering::SeqCst) || Instant::now() >= end {
+                return Ok(RawExit::Cut);
+            }
+            let before = self.regs.pc;
+            self.counted += 1;
+            if let Some(exit) = step(&self.program, &mut self.regs, &mut self.memory) {
+                self.load_waits = matches!(exit, RawExit::Read { .. });
+                return Ok(exit);
+            }
+            if self.regs.pc == before || self.rng.below(32) == 0 {
+                std::thread::yield_now();
+            }
         }
     }
 }
@@ -97,26 +124,23 @@ impl Cpu for ToyCpu {
         self.kicked.store(false, Ordering::SeqCst);
     }
 
+    fn start_count(&mut self) {
+        self.counted = 0;
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(Progress {
+            count: self.counted,
+            place: None,
+        })
+    }
+
+    fn run_to(&mut self, progress: Progress, latest: Instant) -> Result<RawExit, KvmError> {
+        self.go(Some(progress.count), latest)
+    }
+
     fn run(&mut self, limit: Duration) -> Result<RawExit, KvmError> {
-        assert!(!self.load_waits, "a run while a load waits for its value");
-        let end = Instant::now() + limit;
-        loop {
-            if self.memory.ring.len() + self.memory.taken >= self.ring_max {
-                return Ok(RawExit::RingFull);
-            }
-            let is_cut = self.rng.below(self.cut_every) == 0;
-            if is_cut || self.kicked.load(Ordering::SeqCst) || Instant::now() >= end {
-                return Ok(RawExit::Cut);
-            }
-            let before = self.regs.pc;
-            if let Some(exit) = step(&self.program, &mut self.regs, &mut self.memory) {
-                self.load_waits = matches!(exit, RawExit::Read { .. });
-                return Ok(exit);
-            }
-            if self.regs.pc == before || self.rng.below(32) == 0 {
-                std::thread::yield_now();
-            }
-        }
+        self.go(None, Instant::now() + limit)
     }
 
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod again;
 mod conflicts;
 mod cpu;
 mod model;

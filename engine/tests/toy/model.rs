@@ -72,6 +72,7 @@ impl Model {
                 Ok(())
             }
             Commit::Input(Input::Console(_)) => Ok(()),
+            Commit::Order(_) => Err(format!("commit {} is in order form", record.seq)),
         }
     }
 
@@ -80,7 +81,7 @@ impl Model {
     fn chunk(&mut self, record: &Record, chunk: &Chunk, before: &Machine) -> Result<(), String> {
         let vcpu = usize::from(chunk.vcpu.0);
         let mut after = before.vcpu(chunk.vcpu).clone();
-        let samsara_commitlog::ChunkResult::Effects(effects) = &chunk.result;
+        let effects = &chunk.effects;
         after
             .apply(&effects.vcpu)
             .map_err(|error| error.to_string())?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::Frame;
-use samsara_engine::{Consumer, Faults, Mistake};
+use samsara_engine::{Consumer, Faults, Mistake, SnapshotBounds};
 use samsara_machine::Machine;
 use samsara_machine::bare::register;
 use samsara_testing::{by_effort, number_from_env};
@@ -108,9 +108,9 @@ fn typists(setup: &Setup) {
     });
     run.wait().unwrap();
     let (consumer, _) = run.check().unwrap();
-    let machine = consumer.machine().unwrap();
-    assert_eq!(machine.console_room(), room - typed);
-    check_end(machine, &programs).unwrap();
+    let left = consumer.look(Machine::console_room);
+    assert_eq!(left, Some(room - typed));
+    check_end(&consumer, &programs).unwrap();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_chunk_too_large_for_a_record_is_cut() {
     let run = Run::start(&setup, programs.clone());
     run.wait().unwrap();
     let (consumer, stats) = run.check().unwrap();
-    check_end(consumer.machine().unwrap(), &programs).unwrap();
+    check_end(&consumer, &programs).unwrap();
     assert!(stats.commits > 1);
 }
 
@@ -192,9 +192,46 @@ fn pausing_and_carrying_on_elsewhere() {
         let (consumer, _) = run
             .check()
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        check_end(consumer.machine().unwrap(), &programs).unwrap();
+        check_end(&consumer, &programs).unwrap();
         carry_on(&setup, &programs, &copy);
     }
+}
+
+/// Snapshots of a machine that runs are states of its history, and the rest of it follows from them: with
+/// little or nothing copied under the lock, and with the machine stopped in the end.
+#[test]
+fn snapshots_of_a_running_machine() {
+    let bounds = [(1024, 12), (3, 4), (0, 2), (0, 0)];
+    let (mut taken, mut rounds) = (0, 0);
+    for seed in 200..216 {
+        let setup = Setup::new(seed);
+        let (last_pages, rounds_max) = bounds[seed as usize % bounds.len()];
+        let bounds = SnapshotBounds {
+            last_pages,
+            rounds_max,
+        };
+        let run = Run::start(&setup, setup.programs());
+        let snapshots: Vec<_> = std::iter::from_fn(|| run.snapshot(bounds))
+            .take(20)
+            .collect();
+        run.wait().unwrap();
+        run.recorder.stop();
+        let end = run.recorder.paused(Machine::digest);
+        for (frames, digest) in snapshots {
+            let mut consumer = Consumer::default();
+            let rest = run.since(digest.seq);
+            for frame in frames.iter().chain(&rest) {
+                let followed = consumer.frame(frame);
+                followed.unwrap_or_else(|error| panic!("seed {seed}, {digest:?}: {error}"));
+            }
+            assert_eq!(consumer.digest(), Some(end), "seed {seed}");
+            taken += 1;
+            rounds += frames.len();
+        }
+        run.check().unwrap();
+    }
+    assert!(taken > 32, "{taken} snapshots");
+    println!("{taken} snapshots, {rounds} frames");
 }
 
 fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {
@@ -206,7 +243,7 @@ fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {
     let run = Run::resume(setup, programs.to_vec(), machine);
     run.wait().unwrap();
     let (consumer, _) = run.check().unwrap();
-    check_end(consumer.machine().unwrap(), programs).unwrap();
+    check_end(&consumer, programs).unwrap();
 }
 
 /// How long a machine with a mistake is waited for: much longer than machines take without it, here and now.

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{Commit, CommitSeq, Frame, Gpa, Input, Record, Shape};
+use samsara_commitlog::{Commit, CommitSeq, Frame, Gpa, Input, Record, Shape, StateDigest};
 use samsara_engine::{
-    Consumer, EngineError, Faults, Isolation, Item, Outside, Recorder, Settings, Stats,
-    StatsSnapshot,
+    Consumer, EngineError, Faults, Isolation, Item, Outside, Recorder, Settings, SnapshotBounds,
+    Stats, StatsSnapshot,
 };
 use samsara_machine::kvm::{Paging, TscControl};
-use samsara_machine::memory::{Image, View};
+use samsara_machine::memory::{Image, MemoryError, View};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Ended, Machine, Output};
 
@@ -23,7 +23,7 @@ use crate::rng::Rng;
 /// Everything that the recorder gave out.
 #[derive(Default)]
 pub(crate) struct World {
-    items: Mutex<Vec<(Item, Vec<Output>)>>,
+    pub(crate) items: Mutex<Vec<(Item, Vec<Output>)>>,
     failure: Mutex<Option<String>>,
     random: AtomicU64,
 }
@@ -99,6 +99,7 @@ impl Setup {
             paging: Paging::Second,
             tsc: TscControl::Movable,
             tsc_khz: None,
+            counter: None,
             chunk_min: Duration::from_micros(50),
             chunk_max: self.chunk_max,
             digest_every: 16,
@@ -123,7 +124,7 @@ pub(crate) struct Run {
     pub(crate) recorder: Recorder,
     pub(crate) stats: Arc<Stats>,
     programs: Vec<Arc<[Op]>>,
-    snapshot: Vec<Frame>,
+    pub(crate) snapshot: Vec<Frame>,
     patience: Duration,
 }
 
@@ -171,6 +172,33 @@ impl Run {
         }
     }
 
+    /// A snapshot of the running machine, unless it has ended.
+    pub(crate) fn snapshot(&self, bounds: SnapshotBounds) -> Option<(Vec<Frame>, StateDigest)> {
+        let (mut frames, mut heard) = (Vec::new(), None);
+        let mut take = |frame, _| {
+            frames.push(frame);
+            Ok::<_, MemoryError>(())
+        };
+        let mut at = |digest| heard = Some(digest);
+        let taken = self.recorder.snapshot(bounds, &mut take, &mut at);
+        let digest = taken.unwrap()?;
+        assert_eq!(heard, Some(digest));
+        Some((frames, digest))
+    }
+
+    /// What was committed after this commit, so far.
+    pub(crate) fn since(&self, seq: CommitSeq) -> Vec<Frame> {
+        let items = self.world.items.lock().unwrap();
+        let frames = items.iter().map(|(item, _)| match item.clone() {
+            Item::Record(record, _) => (record.seq, Frame::Record(record)),
+            Item::Digest(digest) => (digest.seq, Frame::Digest(digest)),
+        });
+        frames
+            .filter(|(at, _)| *at > seq)
+            .map(|(_, frame)| frame)
+            .collect()
+    }
+
     pub(crate) fn commits(&self) -> usize {
         self.world.items.lock().unwrap().len()
     }
@@ -207,10 +235,10 @@ impl Run {
         let is_fresh = consumer.seq() == Some(CommitSeq::BOOT);
         for (item, outputs) in self.world.items.lock().unwrap().drain(..) {
             match item {
-                Item::Record(record) if is_fresh => {
+                Item::Record(record, _) if is_fresh => {
                     follow(&mut model, &mut consumer, &record, &outputs)?;
                 }
-                Item::Record(record) => {
+                Item::Record(record, _) => {
                     consumer
                         .frame(&Frame::Record(record))
                         .map_err(|error| error.to_string())?;
@@ -227,7 +255,8 @@ impl Run {
             .frame(&Frame::Digest(last))
             .map_err(|error| error.to_string())?;
         if is_fresh {
-            model.check_memory(consumer.machine().unwrap())?;
+            let checked = consumer.look(|machine| model.check_memory(machine));
+            checked.ok_or("no machine")??;
         }
         Ok((consumer, self.stats.snapshot()))
     }
@@ -242,7 +271,8 @@ fn follow(
     if let Commit::Input(Input::OutputStep { vcpu }) = record.commit {
         model.check_output(vcpu, outputs)?;
     }
-    model.follow(record, consumer.machine().unwrap())?;
+    let followed = consumer.look(|machine| model.follow(record, machine));
+    followed.ok_or("no machine")??;
     let same = consumer
         .frame(&Frame::Record(record.clone()))
         .map_err(|error| error.to_string())?;
@@ -287,12 +317,18 @@ pub(crate) fn run(setup: &Setup) -> Result<StatsSnapshot, String> {
     let run = Run::start(setup, programs.clone());
     run.wait()?;
     let (consumer, stats) = run.check()?;
-    check_end(consumer.machine().unwrap(), &programs)?;
+    check_end(&consumer, &programs)?;
     Ok(stats)
 }
 
 /// All vCPUs have halted, and no step under a lock was lost.
-pub(crate) fn check_end(machine: &Machine, programs: &[Arc<[Op]>]) -> Result<(), String> {
+pub(crate) fn check_end(consumer: &Consumer, programs: &[Arc<[Op]>]) -> Result<(), String> {
+    let checked = consumer.look(|machine| check_machine(machine, programs));
+    checked.ok_or("no machine")?
+}
+
+/// The same of a machine.
+pub(crate) fn check_machine(machine: &Machine, programs: &[Arc<[Op]>]) -> Result<(), String> {
     if machine.ended() != Some(&Ended::Halted) {
         return Err(format!("the machine ended by {:?}", machine.ended()));
     }

@@ -2,8 +2,8 @@
 //   SET n v   OK n            v is on the disk when this is answered
 //   GET n     VALUE n v | NONE n
 //   COUNT     COUNT n         values set since the disk was made
-//   CLOCK     CLOCK m r t     CLOCK_MONOTONIC and CLOCK_REALTIME in ns, and the kernel's ticks of 10 ms
-//   TICKS     TICKS i h u     local timer interrupts of all CPUs, ticks of 1/100 s that they handled, uptime in 1/100 s
+//   CLOCK     CLOCK m r t     CLOCK_MONOTONIC and CLOCK_REALTIME in ns, and the kernel's ticks of 40 ms
+//   TICKS     TICKS i h u     local timer interrupts of all CPUs, the ticks that they handled in 1/100 s, uptime in 1/100 s
 //   SPIN n    SPUN x          x follows n steps of xorshift64 from 1
 //   STATS     STATS ...       see load.c; zeros unless the job is mixed
 //   PING      PONG
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TICK_NS = 10000000 };
+enum { TICK_NS = 40000000 };
 
 static void read_text(const char *path, char *text, size_t size) {
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -45,7 +45,7 @@ static u64 timer_interrupts(void) {
     }
 }
 
-// The first line of /proc/stat. A CPU that is not idle adds 1 to it in each timer interrupt that finds a tick due, also
+// The first line of /proc/stat. A CPU that is not idle adds a tick to it in each timer interrupt that finds a tick due, also
 // when more than one is: so what it lacks, beside the uptime, are ticks that came too late to be handled.
 static u64 handled_ticks(void) {
     enum { FIELDS = 8 }; // what follows them is part of them

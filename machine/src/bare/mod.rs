@@ -15,4 +15,4 @@ pub use devices::{BareDevices, DEVICE_PAGE, DeviceError, Effect, register};
 pub use exits::{Seen, interpret};
 pub use operation::{Operation, Pending};
 pub use program::{PARAMS_MAX, Program, ProgramError};
-pub use tables::Guarded;
+pub use tables::{Guarded, stepper};

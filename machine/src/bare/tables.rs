@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
+use kvm_bindings::kvm_debugregs;
 use samsara_commitlog::{Gpa, PAGE_BYTES, Shape, VcpuIndex};
 
 use super::devices::DEVICE_PAGE;
-use crate::memory::{HOLE_END, HOLE_START, Image, Layout, MemoryError, PageIndex};
+use crate::kvm::{Stepper, Stepping};
+use crate::memory::{HOLE_END, HOLE_START, Image, Layout, MemoryError, PageIndex, View};
 
 /// Port that the exception stubs write their vector to. No code at CPL 3 can reach it.
 pub(super) const EXCEPTION_PORT: u16 = 0x5a;
@@ -188,6 +191,17 @@ pub(super) fn write_page_tables(image: &Image, placement: &Placement) -> Result<
 /// Address of a vCPU's task state.
 pub(super) fn task_state(vcpu: VcpuIndex) -> u64 {
     TASKS + u64::from(vcpu.0) * PAGE
+}
+
+/// Steps a vCPU in a view, with the help of the stubs.
+pub fn stepper(vcpu: VcpuIndex, view: &Arc<View>, stepping: Stepping) -> Stepper {
+    Stepper {
+        view: Arc::clone(view),
+        stepping,
+        port: EXCEPTION_PORT,
+        stack_top: Gpa(task_state(vcpu) + PAGE),
+        debug: kvm_debugregs::default(),
+    }
 }
 
 /// Selector of a vCPU's task state.

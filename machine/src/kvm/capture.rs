@@ -22,6 +22,7 @@
 
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry};
 use kvm_ioctls::SyncReg;
+use samsara_commitlog::TSC_STEP;
 
 use super::host::KvmError;
 use super::vcpu::Vcpu;
@@ -81,7 +82,11 @@ impl Vcpu {
             .map_err(KvmError::request("KVM_GET_XSAVE"))?;
         state.set_xsave(&XsaveArea::from_kvm(&xsave));
         if self.privilege == Privilege::Kernel {
-            return self.capture_privileged(state);
+            self.capture_privileged(state)?;
+            if let (Some(tsc), true) = (state.tsc(), self.stepper.is_some()) {
+                state.set_tsc(in_steps(tsc));
+            }
+            return Ok(());
         }
         if cfg!(debug_assertions) {
             self.check_privileged(state)?;
@@ -168,7 +173,8 @@ impl Vcpu {
     }
 
     /// Reads the TSC without a system call. Between two whole restores the guest's is the host's plus
-    /// a constant, which is rounded up here: time may jump ahead a little, never back.
+    /// a constant, which is rounded up here, and once more to what records have it in: time may jump ahead a
+    /// little, never back.
     fn capture_tsc(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
         if !self.msr_indices.contains(&TSC) {
             return Ok(());
@@ -177,7 +183,8 @@ impl Vcpu {
             Some(ahead) => ahead,
             None => *self.tsc_ahead.insert(self.ask_tsc_ahead()?),
         };
-        state.set_msr(TSC, host_tsc().wrapping_add(ahead));
+        let tsc = host_tsc().wrapping_add(ahead);
+        state.set_msr(TSC, in_steps(tsc));
         Ok(())
     }
 
@@ -205,7 +212,9 @@ impl Vcpu {
 
     /// Restores a state.
     pub fn restore(&mut self, state: &VcpuState, what: Restore) -> Result<(), KvmError> {
-        if what == Restore::KeepTime && self.privilege == Privilege::User {
+        // A guest that is stepped has its registers changed by requests.
+        let through_page = self.privilege == Privilege::User && self.stepper.is_none();
+        if what == Restore::KeepTime && through_page {
             return self.restore_user(state);
         }
         self.tsc_ahead = None;
@@ -282,6 +291,11 @@ impl Vcpu {
         }
         Ok(())
     }
+}
+
+/// Rounded up to what orders have it in.
+fn in_steps(tsc: u64) -> u64 {
+    tsc.checked_next_multiple_of(TSC_STEP).unwrap_or(tsc)
 }
 
 fn entries(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {

@@ -2,6 +2,7 @@
 //! until an exit, a timer or a kick.
 
 mod capture;
+mod counter;
 mod cpu_model;
 mod dirty_ring;
 mod exit;
@@ -13,6 +14,7 @@ mod vm;
 
 pub(crate) use capture::TSC;
 pub use capture::{Privilege, Restore, host_tsc};
+pub use counter::{CounterKind, Stepper, Stepping};
 pub use cpu_model::{Cpu, CpuError, CpuLeaves, CpuModel, X2Apic};
 pub use dirty_ring::Harvest;
 pub use exit::RawExit;

@@ -8,6 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use samsara_commitlog::{Space, VcpuIndex};
 
 use super::capture::Privilege;
+use super::counter::{Stepper, Stepping};
 use super::dirty_ring::{DirtyRing, Harvest};
 use super::exit::RawExit;
 use super::host::{Host, KvmError};
@@ -47,6 +48,10 @@ pub struct Vcpu {
     pub(super) tsc_ahead: Option<u64>,
     /// So many runs have ended by themselves, one after the other.
     own_ends: u32,
+    /// What counts its progress.
+    pub(super) stepper: Option<Stepper>,
+    /// Steps since the count began.
+    pub(super) steps: u64,
 }
 
 impl Vcpu {
@@ -76,6 +81,8 @@ impl Vcpu {
             privilege,
             tsc_ahead: None,
             own_ends: 0,
+            stepper: None,
+            steps: 0,
         };
         vcpu.request_sync_registers();
         Ok(vcpu)
@@ -107,8 +114,14 @@ impl Vcpu {
         }
         let deadline = limit.map(|limit| Instant::now() + limit);
         let slack = limit.unwrap_or_default() * self.lateness();
+        let latest = deadline.map(|deadline| deadline + slack);
         let exit = loop {
-            let exit = self.run_until(deadline.map(|deadline| deadline + slack))?;
+            let exit = match &self.stepper {
+                Some(stepper) if stepper.stepping == Stepping::Always => {
+                    self.step_until(None, latest)?
+                }
+                _ => self.run_until(latest)?,
+            };
             // Without a kick, and in time, the timer was still set for an earlier run.
             let is_early = deadline.is_some_and(|deadline| Instant::now() < deadline);
             if exit != RawExit::Cut || !is_early || self.kicker.is_requested() {
@@ -119,6 +132,11 @@ impl Vcpu {
             RawExit::Cut | RawExit::RingFull => 0,
             _ => self.own_ends.saturating_add(1),
         };
+        self.finish(exit)
+    }
+
+    /// Lets a store of the last run, if there was one, come to its end.
+    pub(super) fn finish(&mut self, exit: RawExit) -> Result<RawExit, KvmError> {
         match exit {
             RawExit::Write { address, .. } => self.finish_access(address, exit),
             other => Ok(other),
@@ -129,7 +147,7 @@ impl Vcpu {
         if self.own_ends < 8 { 0 } else { LATENESS }
     }
 
-    fn run_until(&mut self, latest: Option<Instant>) -> Result<RawExit, KvmError> {
+    pub(super) fn run_until(&mut self, latest: Option<Instant>) -> Result<RawExit, KvmError> {
         self.fd.set_kvm_immediate_exit(0);
         if let (Some(attachment), Some(latest)) = (&mut self.attachment, latest) {
             attachment.fire_by(latest);
@@ -166,7 +184,9 @@ impl Vcpu {
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, length) };
             io.port.into()
         };
-        self.finish_access(address, RawExit::Cut)
+        let finished = self.finish_access(address, RawExit::Cut)?;
+        self.end_stepped_load()?;
+        Ok(finished)
     }
 
     /// Lets KVM finish the instruction of the last device access without running the guest.

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use samsara_commitlog::{
-    Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit, GuestTime, Input, Record, VcpuIndex,
+    Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, Input, Record, VcpuIndex,
 };
 
-use super::{ChunkDigest, Devices, Ended, Machine, Output};
+use super::{ChunkDigest, Devices, Ended, Machine, Output, Touched};
 use crate::bare::{DeviceError, Effect};
 use crate::memory::{MemoryError, PageIndex, View};
 use crate::pc::virtio::DeviceFault;
@@ -55,6 +55,9 @@ pub enum ApplyError {
         #[source]
         source: StateError,
     },
+    /// It is a chunk in order form, which somebody has to run again first.
+    #[error("record {0} says only where its chunk ends: it has to be run again")]
+    NotRun(CommitSeq),
     /// Its input does not fit.
     #[error("record {seq}: {source}")]
     Device {
@@ -132,6 +135,7 @@ impl Machine {
                 self.exit(chunk.vcpu, &chunk.exit, &mut applied)?;
                 applied.by_devices = applied.written[of_chunk..].to_vec();
             }
+            Commit::Order(_) => return Err(ApplyError::NotRun(record.seq)),
             Commit::Input(input) => {
                 self.input(input, &mut applied)?;
                 applied.by_devices.clone_from(&applied.written);
@@ -139,11 +143,18 @@ impl Machine {
         }
         applied.written.sort_unstable();
         applied.written.dedup();
-        applied
-            .written
-            .iter()
-            .for_each(|&page| self.digest.mark(page));
+        self.note_written(&applied.written);
         Ok(applied)
+    }
+
+    /// These pages have changed.
+    pub(super) fn note_written(&mut self, pages: &[PageIndex]) {
+        for &page in pages {
+            self.digest.mark(page);
+            if let Some(tracked) = &mut self.tracked {
+                tracked.insert(page);
+            }
+        }
     }
 
     /// Has the devices act on an exit of a vCPU that is not recorded.
@@ -260,12 +271,12 @@ impl Machine {
         if record.guest_time < self.guest_time {
             return Err(ApplyError::TimeMovesBack(record.seq));
         }
-        if let Commit::Chunk(chunk) = &record.commit {
-            let can_run = chunk.vcpu.0 < self.shape.vcpu_count && self.devices.can_run(chunk.vcpu);
+        if let Some(vcpu) = record.chunk_vcpu() {
+            let can_run = vcpu.0 < self.shape.vcpu_count && self.devices.can_run(vcpu);
             if !can_run {
                 return Err(ApplyError::NoSuchVcpu {
                     seq: record.seq,
-                    vcpu: chunk.vcpu,
+                    vcpu,
                 });
             }
         }
@@ -278,7 +289,7 @@ impl Machine {
         source: Source<'_>,
         written: &mut Vec<PageIndex>,
     ) -> Result<(), ApplyError> {
-        let ChunkResult::Effects(Effects { memory, vcpu }) = &chunk.result;
+        let Effects { memory, vcpu } = &chunk.effects;
         let seq = self.seq;
         let state = &mut self.vcpus[usize::from(chunk.vcpu.0)];
         let applied = state.apply(vcpu);
@@ -289,6 +300,7 @@ impl Machine {
                 written.extend_from_slice(pages);
             }
             Source::Record => {
+                self.touched[usize::from(chunk.vcpu.0)] = Touched::Whole;
                 let stored = self.image.write_runs(memory, written);
                 stored.map_err(|source| ApplyError::Memory { seq, source })?;
                 let found = ChunkDigest::new(memory).finish(state);

@@ -5,6 +5,8 @@
 mod apply;
 mod devices;
 mod digest;
+mod paging;
+mod rewind;
 mod snapshot;
 
 use std::sync::Arc;
@@ -12,9 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, DeviceIndex, GuestTime, Shape, VcpuIndex};
 
-use crate::bare::{BareDevices, Guarded, are_confined};
-use crate::kvm::Privilege;
-use crate::memory::{Image, MemoryDigest, MemoryError};
+use crate::bare::{self, BareDevices, Guarded, are_confined};
+use crate::kvm::{Privilege, Stepper, Stepping};
+use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex, PageSet, View};
 use crate::pc::apic::LocalApic;
 use crate::pc::virtio::Blocks;
 use crate::pc::{Delivery, Pc, Want};
@@ -23,7 +25,8 @@ use crate::vcpu::VcpuState;
 pub use apply::{Applied, ApplyError, Source};
 pub use devices::{Devices, Platform};
 pub use digest::ChunkDigest;
-pub use snapshot::{SnapshotError, SnapshotLoader};
+pub use rewind::{Change, Shadow};
+pub use snapshot::{SnapshotError, SnapshotLoader, Zeros, page_runs};
 
 /// What a commit wants to leave the host: held until the commit is acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub struct Machine {
     touched: Vec<Touched>,
     ended: Option<Ended>,
     digest: MemoryDigest,
+    /// Pages that commits wrote, while somebody copies memory. Not part of the state.
+    tracked: Option<PageSet>,
 }
 
 /// What happened to a vCPU's state besides what its chunks did.
@@ -135,6 +140,7 @@ impl Machine {
             disks,
             touched: vec![Touched::No; shape.vcpu_count.into()],
             ended: None,
+            tracked: None,
         }
     }
 
@@ -181,6 +187,17 @@ impl Machine {
         } else {
             Privilege::Kernel
         })
+    }
+
+    /// What steps a vCPU in a view; nothing for a machine whose exception handlers are the guest's own.
+    pub fn stepper(
+        &self,
+        vcpu: VcpuIndex,
+        view: &Arc<View>,
+        stepping: Stepping,
+    ) -> Option<Stepper> {
+        let is_bare = self.platform() == Platform::Bare;
+        is_bare.then(|| bare::stepper(vcpu, view, stepping))
     }
 
     /// The devices.
@@ -231,6 +248,21 @@ impl Machine {
     /// What [`Self::take_touched`] would give.
     pub fn touched(&self, vcpu: VcpuIndex) -> Touched {
         self.touched[usize::from(vcpu.0)]
+    }
+
+    /// From here on, notes which pages commits write: for who copies memory while the machine runs.
+    pub fn track_pages(&mut self) {
+        self.tracked = Some(PageSet::new(self.image.layout()));
+    }
+
+    /// The pages written since they were last taken, rising; none if nobody tracks them.
+    pub fn take_tracked(&mut self) -> Vec<PageIndex> {
+        self.tracked.as_mut().map_or_else(Vec::new, PageSet::take)
+    }
+
+    /// Ends [`Self::track_pages`].
+    pub fn untrack_pages(&mut self) {
+        self.tracked = None;
     }
 
     /// How the machine stopped, if it has.

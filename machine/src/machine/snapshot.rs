@@ -9,7 +9,7 @@ use samsara_commitlog::{
 
 use super::{Devices, Ended, Machine, Touched};
 use crate::bare::DeviceError;
-use crate::memory::{Image, MemoryDigest, MemoryError};
+use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex};
 use crate::pc::virtio::Blocks;
 use crate::vcpu::{STATE_VERSION, StateError, VcpuState};
 
@@ -76,25 +76,43 @@ impl Machine {
 
     /// Memory that is not zero, in pieces that fit a frame. Nothing may commit meanwhile.
     pub fn snapshot_pages(&self) -> impl Iterator<Item = Result<ByteRuns, MemoryError>> {
-        const PIECE_PAGES: usize = SNAPSHOT_PAGES_BYTES / (PAGE_BYTES + 16);
-        let image = &self.image;
-        let mut pages = image.touched_pages().peekable();
-        std::iter::from_fn(move || {
-            pages.peek()?;
-            let mut piece = ByteRunsBuilder::default();
-            let mut bytes = [0; PAGE_BYTES];
-            for page in pages.by_ref().take(PIECE_PAGES) {
-                let gpa = image.layout().gpa_of(page);
-                if let Err(error) = image.read(gpa, &mut bytes) {
-                    return Some(Err(error));
-                }
-                if bytes.iter().any(|&byte| byte != 0) {
-                    piece.push(gpa.0, &bytes);
-                }
-            }
-            Some(Ok(piece.finish()))
-        })
+        page_runs(&self.image, self.image.touched_pages(), Zeros::Skip)
     }
+}
+
+/// What becomes of pages that are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeros {
+    /// Nothing: whoever loads them begins with zeros.
+    Skip,
+    /// They are like others: whoever loads them may have something else there.
+    Keep,
+}
+
+/// Contents of pages (rising), in pieces that fit a frame. Those that are committed to meanwhile may be neither
+/// old nor new.
+pub fn page_runs(
+    image: &Image,
+    pages: impl Iterator<Item = PageIndex>,
+    zeros: Zeros,
+) -> impl Iterator<Item = Result<ByteRuns, MemoryError>> {
+    const PIECE_PAGES: usize = SNAPSHOT_PAGES_BYTES / (PAGE_BYTES + 16);
+    let mut pages = pages.peekable();
+    std::iter::from_fn(move || {
+        pages.peek()?;
+        let mut piece = ByteRunsBuilder::default();
+        let mut bytes = [0; PAGE_BYTES];
+        for page in pages.by_ref().take(PIECE_PAGES) {
+            let gpa = image.layout().gpa_of(page);
+            if let Err(error) = image.read(gpa, &mut bytes) {
+                return Some(Err(error));
+            }
+            if zeros == Zeros::Keep || bytes.iter().any(|&byte| byte != 0) {
+                piece.push(gpa.0, &bytes);
+            }
+        }
+        Some(Ok(piece.finish()))
+    })
 }
 
 /// How the guest ended, if it has: a kind, and what belongs to it. Stands before the devices' own state.
@@ -156,7 +174,8 @@ mod end_tag {
     pub(super) const PANICKED: u8 = 5;
 }
 
-/// Builds a machine from the frames of a snapshot: `new`, `pages` for each piece, `finish`.
+/// Builds a machine from the frames of a snapshot: `new`, `pages` for each piece, `finish`. Between pieces, `restart`
+/// where the machine ran while the snapshot was taken.
 #[derive(Debug)]
 pub struct SnapshotLoader {
     start: SnapshotStart,
@@ -166,17 +185,18 @@ pub struct SnapshotLoader {
 impl SnapshotLoader {
     /// Begins with the first frame.
     pub fn new(start: SnapshotStart) -> Result<Self, SnapshotError> {
-        if start.state_version != STATE_VERSION {
-            return Err(SnapshotError::Version {
-                found: start.state_version,
-            });
-        }
-        let (found, expected) = (start.vcpus.len(), start.shape.vcpu_count);
-        if found != usize::from(expected) {
-            return Err(SnapshotError::VcpuCount { found, expected });
-        }
+        check_start(&start)?;
         let image = Arc::new(Image::new(start.shape)?);
         Ok(Self { start, image })
+    }
+
+    /// Goes on with a later state of the same machine. Memory that has come stays until it comes again.
+    pub fn restart(self, start: SnapshotStart) -> Result<Self, SnapshotError> {
+        if start.shape != self.start.shape {
+            return Self::new(start);
+        }
+        check_start(&start)?;
+        Ok(Self { start, ..self })
     }
 
     /// Takes a piece of memory.
@@ -215,6 +235,7 @@ impl SnapshotLoader {
             disks,
             touched: vec![Touched::No; start.shape.vcpu_count.into()],
             ended,
+            tracked: None,
         };
         if machine.digest() == expected {
             Ok(machine)
@@ -222,6 +243,19 @@ impl SnapshotLoader {
             Err(SnapshotError::Digest { expected })
         }
     }
+}
+
+fn check_start(start: &SnapshotStart) -> Result<(), SnapshotError> {
+    if start.state_version != STATE_VERSION {
+        return Err(SnapshotError::Version {
+            found: start.state_version,
+        });
+    }
+    let (found, expected) = (start.vcpus.len(), start.shape.vcpu_count);
+    if found != usize::from(expected) {
+        return Err(SnapshotError::VcpuCount { found, expected });
+    }
+    Ok(())
 }
 
 fn check_disks(devices: &Devices, disks: &[Arc<dyn Blocks>]) -> Result<(), SnapshotError> {

@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use samsara_commitlog::{ByteRuns, Gpa, PAGE_BYTES, Shape};
+use samsara_commitlog::{ByteRuns, ByteRunsBuilder, Gpa, PAGE_BYTES, Shape};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes as _, GuestAddress, GuestRegionMmap};
 
-use super::diff::PageCopy;
+use super::diff::{PageCopy, changed_words, push_changed_runs};
 use super::dma::{DmaLog, GuestMemory};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, Sharing};
@@ -182,6 +182,29 @@ impl Image {
         self.copy_page(page, &mut own);
         other.copy_page(page, &mut others);
         own.0 == others.0
+    }
+
+    /// Makes a page what it is in another image of this layout. Nobody writes either meanwhile.
+    pub(crate) fn adopt_page(&self, other: &Self, page: PageIndex) {
+        // SAFETY: two mappings of 4096 bytes each.
+        unsafe { std::ptr::copy_nonoverlapping(other.page(page), self.page(page), PAGE_BYTES) };
+    }
+
+    /// Adds the bytes of a page that are others in another image of this layout, as they are here, to `out`. Nobody writes
+    /// either meanwhile.
+    pub(crate) fn push_other_bytes(
+        &self,
+        other: &Self,
+        page: PageIndex,
+        out: &mut ByteRunsBuilder,
+    ) {
+        let (here, there) = (self.page(page).cast(), other.page(page).cast());
+        // SAFETY: two pages that nobody writes.
+        if let Some(changed) = unsafe { changed_words(there, here) } {
+            let address = self.layout.gpa_of(page).0;
+            // SAFETY: as above.
+            unsafe { push_changed_runs(address, there, here, &changed, out) };
+        }
     }
 
     pub(super) fn page(&self, page: PageIndex) -> *mut u8 {

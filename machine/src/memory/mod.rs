@@ -7,6 +7,7 @@ mod dma;
 mod image;
 mod layout;
 mod mapping;
+mod page_set;
 mod residency;
 mod view;
 
@@ -15,5 +16,6 @@ pub use digest::{MemoryDigest, bytes_digest};
 pub use dma::{DmaLog, GuestMemory};
 pub use image::{Image, MemoryError};
 pub use layout::{HOLE_END, HOLE_START, Layout, PageIndex};
+pub use page_set::PageSet;
 pub use residency::Residency;
 pub use view::View;

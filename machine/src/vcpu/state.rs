@@ -6,7 +6,7 @@
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs,
+    kvm_vcpu_events, kvm_vcpu_events__bindgen_ty_1, kvm_xcrs,
 };
 use samsara_commitlog::{ByteRuns, ByteRunsBuilder};
 
@@ -146,8 +146,20 @@ impl VcpuState {
         load(&self.bytes[EVENTS..])
     }
 
+    /// Sets the events. What KVM leaves of past ones is not part of the state: whoever runs the same code again
+    /// may have had others.
     pub(crate) fn set_events(&mut self, events: &kvm_vcpu_events) {
-        store(events, &mut self.bytes[EVENTS..]);
+        let mut events = *events;
+        if events.exception.injected == 0 && events.exception.pending == 0 {
+            events.exception = kvm_vcpu_events__bindgen_ty_1::default();
+            events.exception_has_payload = 0;
+            events.exception_payload = 0;
+        }
+        if events.interrupt.injected == 0 {
+            events.interrupt.nr = 0;
+            events.interrupt.soft = 0;
+        }
+        store(&events, &mut self.bytes[EVENTS..]);
     }
 
     pub(crate) fn debug_regs(&self) -> kvm_debugregs {
@@ -168,6 +180,11 @@ impl VcpuState {
 
     pub(crate) fn xsave(&self) -> XsaveArea {
         load(&self.bytes[XSAVE..])
+    }
+
+    /// x87 and SSE registers, as FXSAVE64 stores them.
+    pub fn fxsave(&self) -> [u8; 512] {
+        load::<[u8; 512]>(&self.bytes[XSAVE..])
     }
 
     pub(crate) fn set_xsave(&mut self, xsave: &XsaveArea) {

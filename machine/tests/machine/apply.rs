@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, ChunkResult, Commit, CommitSeq, Effects, Exit,
-    GuestTime, Input, Record, Shape, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, Input,
+    Record, Shape, VcpuIndex,
 };
 use samsara_machine::bare::register;
 use samsara_machine::machine::ChunkDigest;
@@ -34,7 +34,7 @@ pub(crate) fn chunk(machine: &Machine, memory: ByteRuns, vcpu: ByteRuns, exit: E
         boundary: Boundary::Timer,
         exit,
         digest: ChunkDigest::new(&memory).finish(&state),
-        result: ChunkResult::Effects(Effects { memory, vcpu }),
+        effects: Effects { memory, vcpu },
     };
     let guest_time = GuestTime(machine.guest_time().0 + 1);
     Record {
@@ -116,12 +116,12 @@ fn records_that_do_not_follow_are_refused() {
 }
 
 fn set_memory(chunk: &mut Chunk, address: u64) {
-    let ChunkResult::Effects(effects) = &mut chunk.result;
+    let effects = &mut chunk.effects;
     effects.memory = runs(address, &[1, 2]);
 }
 
 fn set_state(chunk: &mut Chunk, address: u64) {
-    let ChunkResult::Effects(effects) = &mut chunk.result;
+    let effects = &mut chunk.effects;
     effects.vcpu = runs(address, &[1]);
 }
 

@@ -8,7 +8,9 @@ mod elf;
 mod entry;
 mod operations;
 mod programs;
+mod rewind;
 mod snapshot;
+mod stepped;
 mod views;
 
 use std::sync::Arc;

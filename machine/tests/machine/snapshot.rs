@@ -4,7 +4,7 @@ use samsara_commitlog::{
     ByteRuns, ByteRunsBuilder, Exit, Gpa, SNAPSHOT_PAGES_BYTES, Shape, SnapshotStart, StateDigest,
 };
 use samsara_machine::bare::register;
-use samsara_machine::machine::{SnapshotError, SnapshotLoader};
+use samsara_machine::machine::{SnapshotError, SnapshotLoader, Zeros, page_runs};
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{Ended, Machine, Source};
 
@@ -84,6 +84,53 @@ fn copies_that_apply_the_same_records_stay_equal() {
             assert_eq!(copy.digest(), machine.digest());
         }
     }
+}
+
+/// Pages that are copied while commits go on, and those again that were written meanwhile, are the state at the last
+/// commit.
+#[test]
+fn a_snapshot_of_a_machine_that_goes_on_starts_again() {
+    let mut machine = machine();
+    let mut rng = Rng(23);
+    let mut commits = |machine: &mut Machine| {
+        for _ in 0..10 {
+            let mut memory = ByteRunsBuilder::default();
+            // Bytes become zero again, too.
+            let word = [rng.next(), 0][rng.next() as usize % 2];
+            memory.push(0x40_0000 + rng.next() % 64 * 1024, &word.to_le_bytes());
+            let mut vcpu = ByteRunsBuilder::default();
+            vcpu.push(rng.next() % 64, &[rng.next() as u8]);
+            let record = chunk(machine, memory.finish(), vcpu.finish(), Exit::Cut);
+            machine.apply(&record, Source::Record).unwrap();
+        }
+    };
+    commits(&mut machine);
+    assert_eq!(machine.take_tracked(), [], "nobody tracks them");
+    machine.track_pages();
+    let mut loader = SnapshotLoader::new(machine.snapshot_start()).unwrap();
+    let image = machine.image().clone();
+    for runs in page_runs(&image, image.touched_pages(), Zeros::Skip) {
+        loader.pages(&runs.unwrap()).unwrap();
+        commits(&mut machine);
+    }
+    for _ in 0..3 {
+        let pages = machine.take_tracked();
+        assert!(!pages.is_empty() && pages.is_sorted());
+        commits(&mut machine);
+        for runs in page_runs(&image, pages.into_iter(), Zeros::Keep) {
+            loader.pages(&runs.unwrap()).unwrap();
+        }
+    }
+    loader = loader.restart(machine.snapshot_start()).unwrap();
+    let left = machine.take_tracked();
+    for runs in page_runs(&image, left.into_iter(), Zeros::Keep) {
+        loader.pages(&runs.unwrap()).unwrap();
+    }
+    let copy = loader.finish(machine.digest(), Vec::new()).unwrap();
+    assert_eq!(copy.seq(), machine.seq());
+    machine.untrack_pages();
+    commits(&mut machine);
+    assert_eq!(machine.take_tracked(), []);
 }
 
 /// A backup may join a guest that has ended, while its last outputs are held.

@@ -27,10 +27,12 @@ const INITIAL_WINDOW_BYTES: u64 = 256 << 10;
 const MTU_MAX: u16 = 8900;
 /// Control messages and commits share the connection's window; control must always fit.
 const CONTROL_WINDOW_BYTES: u32 = 1 << 20;
+/// Questions for effects that wait for their answers.
+const FETCHES_MAX: u8 = 16;
 /// Heartbeats are small and only the newest matter.
 const DATAGRAM_BUFFER_BYTES: usize = 16 << 10;
 
-/// Who opens streams: the backup one control stream, the primary one commit stream.
+/// Who opens streams: the backup one control stream and those that ask for effects, the primary one commit stream.
 #[derive(Clone, Copy)]
 pub(super) enum Side {
     Primary,
@@ -39,7 +41,7 @@ pub(super) enum Side {
 
 fn transport(config: &LinkConfig, side: Side) -> Arc<TransportConfig> {
     let (bidi, uni) = match side {
-        Side::Primary => (1u8, 0u8),
+        Side::Primary => (1 + FETCHES_MAX, 0u8),
         Side::Backup => (0, 1),
     };
     let mut cubic = CubicConfig::default();

@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::Connection;
 use samsara_commitlog::CommitSeq;
 use tokio::sync::{Notify, mpsc};
 
 use super::driver::{self, Inputs, Wires};
 use super::error::CloseCause;
+use super::fetch;
+use crate::effects::EffectStore;
 use crate::lag::{Lag, LagTracker};
 use crate::protocol::{
     BackupCommand, BackupEvent, BackupSession, DigestQuestion, HeartbeatConfig, Hello,
@@ -176,6 +179,8 @@ impl PrimaryLink {
         let connection = self.wires.connection();
         let sender = driver::send_commits(connection.clone(), queue.clone(), lag.clone());
         let sender = tokio::spawn(sender);
+        let effects = Arc::new(EffectStore::new(queue.bytes_max()));
+        tokio::spawn(fetch::serve(connection, Arc::clone(&effects)));
         let at_end = queue.clone();
         tokio::spawn(async move {
             let cause = driver::drive(session, self.wires, inputs, &events).await;
@@ -183,7 +188,13 @@ impl PrimaryLink {
             let _ = sender.await;
             let _ = events.send(LinkEvent::Closed(cause)).await;
         });
-        (PrimaryHandle { core, queue, lag }, receiver)
+        let handle = PrimaryHandle {
+            core,
+            queue,
+            lag,
+            effects,
+        };
+        (handle, receiver)
     }
 }
 
@@ -194,6 +205,7 @@ pub struct PrimaryHandle {
     core: Core<PrimaryCommand>,
     queue: Arc<CommitQueue>,
     lag: Arc<Mutex<LagTracker>>,
+    effects: Arc<EffectStore>,
 }
 
 impl PrimaryHandle {
@@ -202,6 +214,11 @@ impl PrimaryHandle {
     pub fn rebase(&self, base: CommitSeq) {
         self.queue.rebase(base);
         lock(&self.lag).rebase(base);
+    }
+
+    /// Effects of commits that travel as orders: to be kept before the order is pushed.
+    pub fn effects(&self) -> &EffectStore {
+        &self.effects
     }
 
     /// Asks what a disk of the backup has, once the last answer has come.
@@ -303,13 +320,14 @@ impl BackupLink {
         let connection = self.wires.connection();
         let mut wires = self.wires;
         let data_seen = wires.data_seen();
-        tokio::spawn(driver::receive_commits(connection, batches, data_seen));
+        let receiver = driver::receive_commits(connection.clone(), batches, data_seen);
+        tokio::spawn(receiver);
         tokio::spawn(async move {
             let cause = driver::drive(session, wires, inputs, &events).await;
             let _ = events.send(LinkEvent::Closed(cause)).await;
         });
         StartedBackup {
-            handle: BackupHandle { core },
+            handle: BackupHandle { core, connection },
             events: event_receiver,
             commits,
         }
@@ -321,6 +339,7 @@ impl BackupLink {
 #[derive(Clone, Debug)]
 pub struct BackupHandle {
     core: Core<BackupCommand>,
+    connection: Connection,
 }
 
 impl BackupHandle {
@@ -337,6 +356,12 @@ impl BackupHandle {
             "verified {verified}, received only {received}"
         );
         self.core.positions.raise(received, verified);
+    }
+
+    /// Asks the primary for the effects of a commit that came as an order: the encoded record; empty if it has
+    /// them no more.
+    pub async fn effects(&self, seq: CommitSeq) -> Result<Bytes, LinkClosed> {
+        fetch::fetch(&self.connection, seq).await
     }
 
     /// Answers the primary's question.

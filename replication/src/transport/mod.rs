@@ -17,6 +17,7 @@ mod dial;
 mod driver;
 mod endpoint;
 mod error;
+mod fetch;
 mod handshake;
 mod lifeline;
 mod link;

@@ -1,6 +1,6 @@
 //! The guest's timers, as the guest sees them.
 //!
-//! Its kernel (100 ticks a second, `NO_HZ_IDLE`, high-resolution timers) keeps its time by the clock source: a tick that comes late brings
+//! Its kernel (25 ticks a second, `NO_HZ_IDLE`, high-resolution timers) keeps its time by the clock source: a tick that comes late brings
 //! the kernel's time up to date for all that were due. What it can see of ticks that were lost is this:
 //!
 //! - its coarse clock, which only ticks advance, stays behind its monotonic clock;
@@ -171,7 +171,7 @@ mod tests {
         Clock {
             monotonic_ns: second * 1_000_000_000 + 3_000_000,
             realtime_ns: 0,
-            ticks: second * 100 - ticks_behind,
+            ticks: second * 25 - ticks_behind,
         }
     }
 
@@ -183,12 +183,12 @@ mod tests {
             1,
         );
         let behind = check_behind(&good).unwrap();
-        let (typical, worst) = (Duration::from_millis(13), Duration::from_millis(93));
+        let (typical, worst) = (Duration::from_millis(43), Duration::from_millis(363));
         assert_eq!((behind.typical, behind.worst), (typical, worst));
         assert_eq!(behind.caught_up, typical);
         let bad = samples((1..40).map(|second| clock(second / 20 * 4, second)), 1);
         let error = check_behind(&bad).unwrap_err();
-        assert!(error.contains("43.0ms behind"), "{error}");
+        assert!(error.contains("163.0ms behind"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! A run of samsarad that is expected to fail, and what it must look like.
 
-use std::io::Read as _;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use samsara_tests::{Binaries, Host};
 use samsarad::exit::ExitCode;
@@ -43,42 +41,15 @@ pub(crate) fn samsarad<S: AsRef<str>>(arguments: &[S]) -> Ran {
 /// Runs a command to its end, or to the bound.
 pub(crate) fn run(mut command: Command) -> Ran {
     let what = format!("{command:?}");
-    command.env_remove("NOTIFY_SOCKET").env_remove("RUST_LOG");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("samsarad runs");
-    let (mut out, mut err) = (
-        child.stdout.take().expect("pipe"),
-        child.stderr.take().expect("pipe"),
-    );
-    let out = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        out.read_to_end(&mut bytes).map(|_| bytes).expect("stdout")
-    });
-    let err = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        err.read_to_end(&mut bytes).map(|_| bytes).expect("stderr")
-    });
-    let deadline = Instant::now() + BOUND;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("wait") {
-            break Some(status);
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            break None;
-        }
-        thread::sleep(Duration::from_millis(2));
-    };
-    let stdout = out.join().expect("reader");
-    let stderr = String::from_utf8_lossy(&err.join().expect("reader")).into_owned();
-    let status = status.unwrap_or_else(|| panic!("{what} does not end:\n{stderr}"));
+    let ran = samsara_tests::Ran::run(&mut command, BOUND);
+    let samsara_tests::Ran {
+        code,
+        stdout,
+        stderr,
+    } = ran.unwrap_or_else(|error| panic!("{}", error.line()));
     Ran {
         what,
-        code: status.code(),
+        code,
         stdout,
         stderr,
     }

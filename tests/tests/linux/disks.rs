@@ -6,6 +6,7 @@ use std::path::Path;
 use samsara_testing::by_effort;
 use samsara_tests::linux::{LinuxMachine, answer, check_disk, disk_setting, make_disk};
 use samsara_tests::{Host, Pair, Site, run_to_end};
+use samsarad::exit::ExitCode;
 
 use crate::{BOUND, MODES, console, in_mode, turn_or_skip};
 
@@ -88,6 +89,67 @@ fn files_of_a_pair() {
     let differs = fs::read(&fresh).unwrap() != fs::read(&images[0]).unwrap();
     assert!(differs, "nothing was written");
     println!("  pair: {:.1?}", pair.primary.started().elapsed());
+}
+
+/// A log has no contents of disks: it is replayed with a copy of the image, which stays as it is. With all tests only.
+#[test]
+fn a_log_is_replayed_with_a_copy_of_the_disk() {
+    if by_effort(true, false) {
+        return;
+    }
+    let Some(turn) = turn_or_skip("a_log_is_replayed_with_a_copy_of_the_disk") else {
+        return;
+    };
+    let site = Site::new().unwrap();
+    let machine = LinuxMachine::new(turn.guest, &job()).vcpus(VCPUS).device();
+    let [image, copy, wrong] = ["disk", "copy", "wrong"].map(|name| site.path(name));
+    make_disk(&image, DISK_MIB).unwrap();
+    fs::copy(&image, &copy).unwrap();
+    fs::write(&wrong, vec![0; (DISK_MIB as usize) << 20]).unwrap();
+    let settings = [machine.settings(), vec![disk_setting(&image)]].concat();
+    let log = site.path("run.log");
+    let (ran, report) = site.record(&settings, &log, BOUND).unwrap();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let replay = |words: &[&str]| {
+        let words = [&["replay", log.to_str().unwrap()], words].concat();
+        site.ran_ctl(&words).unwrap()
+    };
+    let copied = fs::read(&copy).unwrap();
+    let disk = ["--disk", copy.to_str().unwrap()];
+    let replayed = replay(&disk);
+    assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+    assert!(replayed.stdout == ran.stdout, "another output");
+    let digest = report.digest.unwrap();
+    assert!(
+        replayed.stderr.contains(&digest),
+        "{digest}: {}",
+        replayed.stderr
+    );
+    assert!(fs::read(&copy).unwrap() == copied, "the copy was written");
+    assert!(
+        fs::read(&image).unwrap() != copied,
+        "the guest wrote nothing"
+    );
+
+    let without = replay(&[]);
+    assert_eq!(without.code, Some(ExitCode::Input.code().into()));
+    assert!(
+        without.stderr.contains("name with --disk"),
+        "{}",
+        without.stderr
+    );
+    let diverged = replay(&["--disk", wrong.to_str().unwrap()]);
+    assert_eq!(
+        diverged.code,
+        Some(ExitCode::Diverged.code().into()),
+        "{}",
+        diverged.stderr
+    );
+    assert!(
+        diverged.stderr.contains("are the images those"),
+        "{}",
+        diverged.stderr
+    );
 }
 
 /// Two images are the same, byte by byte; if not, where not.

@@ -1,11 +1,13 @@
 //! A backup's thread: applies commits as they arrive.
 
-use std::sync::atomic::Ordering;
+mod rerun;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, DecodeError, Frame, FrameReader};
+use samsara_commitlog::{Commit, CommitSeq, DecodeError, Frame, FrameReader};
 use samsara_engine::{ConsumeError, Consumer};
 use samsara_machine::{ApplyError, Machine, Output};
 use samsara_replication::Retained;
@@ -19,6 +21,8 @@ use crate::disk::Disks;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::net::Network;
+
+pub(crate) use rerun::{FromPrimary, Rerunning};
 
 /// Records between two reports of what is verified.
 const REPORT_EVERY: usize = 16;
@@ -44,6 +48,16 @@ fn with_causes(error: &ConsumeError) -> String {
     Failure::new(ExitCode::Internal, error).message
 }
 
+/// What is followed.
+pub(crate) struct Primary {
+    /// Its commit stream.
+    pub(crate) commits: mpsc::Receiver<Vec<Bytes>>,
+    /// The link to it.
+    pub(crate) link: BackupHandle,
+    /// How its orders are run.
+    pub(crate) rerunning: Rerunning,
+}
+
 /// A backup's disks, and the history that they become part of.
 pub(crate) struct FollowedDisks {
     /// This host's.
@@ -57,8 +71,11 @@ pub(crate) type Followed = (Option<Box<Machine>>, Option<FollowError>);
 
 /// Starts to follow; `loaded` hears when the snapshot is complete.
 pub(crate) fn start(
-    commits: mpsc::Receiver<Vec<Bytes>>,
-    link: BackupHandle,
+    Primary {
+        commits,
+        link,
+        rerunning,
+    }: Primary,
     retained: SharedRetained,
     network: Arc<Network>,
     board: Arc<Board>,
@@ -68,7 +85,8 @@ pub(crate) fn start(
     let runtime = Handle::current();
     let body = move || {
         let mut follower = Follower {
-            consumer: Consumer::with_disks(disks.disks.blocks()),
+            consumer: Consumer::with_disks(disks.disks.blocks()).with_rerun(rerunning.rerun),
+            effects: rerunning.effects,
             disks,
             disks_are_changing: false,
             reader: FrameReader::new(),
@@ -81,6 +99,10 @@ pub(crate) fn start(
         };
         match follower.run(commits) {
             Ok(()) => (follower.consumer.into_machine().map(Box::new), None),
+            // The chunk was never told received. What it did went with the primary.
+            Err(FollowError::Consume(ConsumeError::Diverged(_))) if follower.effects.is_gone() => {
+                (follower.consumer.into_machine().map(Box::new), None)
+            }
             Err(error) => {
                 follower.tell(&error);
                 failed(error.to_string());
@@ -93,6 +115,7 @@ pub(crate) fn start(
 
 struct Follower {
     consumer: Consumer,
+    effects: Arc<FromPrimary>,
     disks: FollowedDisks,
     /// They are no longer what they were.
     disks_are_changing: bool,
@@ -122,16 +145,19 @@ impl Follower {
             }
             self.note_received(&frames);
             for piece in frames.chunks(REPORT_EVERY) {
-                piece.iter().try_for_each(|frame| self.follow(frame))?;
+                self.follow(piece)?;
                 self.report();
             }
         }
         Ok(())
     }
 
+    /// What has come can be told received: it can be applied, whatever becomes of the primary. A chunk that is to be
+    /// run again may need its effects after all, so it counts when it is verified.
     fn note_received(&mut self, frames: &[Frame]) {
-        let last = frames.iter().rev().find_map(Frame::record);
-        if let Some(record) = last
+        let records = frames.iter().filter_map(Frame::record);
+        let sure = records.take_while(|record| !matches!(record.commit, Commit::Order(_)));
+        if let Some(record) = sure.last()
             && let Some(verified) = self.consumer.seq()
         {
             self.received = self.received.max(record.seq);
@@ -143,43 +169,60 @@ impl Follower {
         }
     }
 
-    fn follow(&mut self, frame: &Frame) -> Result<(), FollowError> {
-        if matches!(frame, Frame::DiskRange(_)) {
+    fn follow(&mut self, frames: &[Frame]) -> Result<(), FollowError> {
+        if frames
+            .iter()
+            .any(|frame| matches!(frame, Frame::DiskRange(_)))
+        {
             self.disks_change()?;
         }
-        let outputs = self.consumer.frame(frame)?;
-        match frame {
-            Frame::Record(record) => {
-                let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
-                for output in outputs {
-                    if let Output::Frame { device, bytes } = &output {
-                        self.network.observe(*device, bytes);
-                    }
-                    let bytes = output.bytes() as u64;
-                    retained.hold(record.seq, output, bytes);
-                }
-                let is_chunk = u64::from(record.chunk().is_some());
-                self.board
-                    .following
-                    .chunks
-                    .fetch_add(is_chunk, Ordering::Relaxed);
+        // A snapshot's end is told at once, not after what follows it.
+        let is_end = |frame: &Frame| matches!(frame, Frame::SnapshotEnd(_));
+        for piece in frames.split_inclusive(is_end) {
+            let mut applied = Vec::new();
+            let followed = self.consumer.frames(piece, &mut applied);
+            self.retain(applied);
+            followed?;
+            self.count(piece);
+            if let Some(Frame::SnapshotEnd(digest)) = piece.last() {
+                self.snapshot_ended(digest.seq)?;
             }
-            Frame::SnapshotEnd(digest) => {
-                self.received = self.received.max(digest.seq);
-                self.report();
-                self.disks_are_current()?;
-                // A link that is gone is noticed elsewhere.
-                let _ = self.runtime.block_on(self.link.sync_done(digest.seq));
-            }
-            Frame::Digest(_) => {
-                let compared = self.consumer.digests_compared();
-                self.board
-                    .following
-                    .digests_compared
-                    .store(compared, Ordering::Relaxed);
-            }
-            Frame::SnapshotStart(_) | Frame::SnapshotPages(_) | Frame::DiskRange(_) => {}
         }
+        Ok(())
+    }
+
+    fn retain(&self, applied: Vec<(CommitSeq, Vec<Output>)>) {
+        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        for (seq, outputs) in applied {
+            for output in outputs {
+                if let Output::Frame { device, bytes } = &output {
+                    self.network.observe(*device, bytes);
+                }
+                let bytes = output.bytes() as u64;
+                retained.hold(seq, output, bytes);
+            }
+        }
+    }
+
+    fn count(&self, frames: &[Frame]) {
+        let following = &self.board.following;
+        let records = || frames.iter().filter_map(Frame::record);
+        let orders = records().filter(|record| matches!(record.commit, Commit::Order(_)));
+        let effects = records().filter(|record| record.chunk().is_some());
+        let add = |counter: &AtomicU64, by: usize| counter.fetch_add(by as u64, Ordering::Relaxed);
+        add(&following.orders, orders.count());
+        add(&following.chunks, effects.count());
+        following
+            .digests_compared
+            .store(self.consumer.digests_compared(), Ordering::Relaxed);
+    }
+
+    fn snapshot_ended(&mut self, seq: CommitSeq) -> Result<(), FollowError> {
+        self.received = self.received.max(seq);
+        self.report();
+        self.disks_are_current()?;
+        // A link that is gone is noticed elsewhere.
+        let _ = self.runtime.block_on(self.link.sync_done(seq));
         Ok(())
     }
 
@@ -207,19 +250,20 @@ impl Follower {
     }
 
     fn report(&self) {
-        let Some(machine) = self.consumer.machine() else {
+        let shown = self.consumer.look(|machine| {
+            let mark = machine.devices().mark();
+            (machine.seq(), machine.guest_time(), mark)
+        });
+        let Some((seq, guest_time, mark)) = shown else {
             return;
         };
         let following = &self.board.following;
-        following.verified.store(machine.seq().0, Ordering::Release);
+        following.verified.store(seq.0, Ordering::Release);
         following
             .guest_time_ns
-            .store(machine.guest_time().0, Ordering::Relaxed);
-        following
-            .mark
-            .store(machine.devices().mark(), Ordering::Relaxed);
-        self.link
-            .report(self.received.max(machine.seq()), machine.seq());
+            .store(guest_time.0, Ordering::Relaxed);
+        following.mark.store(mark, Ordering::Relaxed);
+        self.link.report(self.received.max(seq), seq);
     }
 
     /// Tells the primary of a divergence.

@@ -1,0 +1,359 @@
+//! Following a history whose chunks are in order form: vCPUs run them again, beside each other as far as they
+//! did when they were recorded.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use samsara_commitlog::{Commit, CommitSeq, Frame, OrderChunk, Record, StateDigest, VcpuIndex};
+use samsara_machine::kvm::{Host, Stepping, Vm};
+use samsara_machine::memory::View;
+use samsara_machine::{ApplyError, Machine, Output, Source};
+
+use super::again::{Again, Divergence};
+use super::chunk::ChunkRunner;
+use super::committer::{Settings, Shared, Step};
+use super::lane::{By, Lane, LaneIndex};
+use super::permits::Permits;
+use super::worker::seat;
+use crate::cpu::{Cpu, ViewVm};
+use crate::outside::{Item, Outside};
+use crate::stats::{Stats, count};
+use crate::{ConsumeError, EngineError};
+
+/// Where the effects of a chunk come from that cannot be run again.
+pub trait Fetch: Send + Sync + 'static {
+    /// The record in effects form; nothing if nobody has it any more. May wait, but not for ever.
+    fn effects(&self, diverged: &Divergence) -> Option<Record>;
+}
+
+/// How chunks are run again.
+#[derive(Clone)]
+pub struct Rerun {
+    /// This host's KVM; nothing where vCPUs are given.
+    pub host: Option<Arc<Host>>,
+    /// How vCPUs run.
+    pub settings: Settings,
+    /// How many vCPUs may run at the same time.
+    pub threads: usize,
+    /// For chunks that come out differently.
+    pub fetch: Arc<dyn Fetch>,
+    /// What is counted.
+    pub stats: Arc<Stats>,
+}
+
+impl std::fmt::Debug for Rerun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rerun").finish_non_exhaustive()
+    }
+}
+
+/// A commit's outputs.
+pub type Emitted = (CommitSeq, Vec<Output>);
+
+/// A machine that follows a history by running it again.
+pub struct Replayer {
+    shared: Arc<Shared>,
+    collected: Arc<Collected>,
+    lanes: Vec<Sender<(Record, OrderChunk)>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Replayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replayer").finish_non_exhaustive()
+    }
+}
+
+impl Replayer {
+    /// Goes on from a machine's state.
+    pub fn start(machine: Machine, rerun: &Rerun) -> Result<Self, EngineError> {
+        let privilege = machine.privilege()?;
+        let host = rerun.host.as_deref().ok_or(EngineError::NoVcpus)?;
+        let paging = rerun.settings.paging;
+        let cpus = (0..machine.shape().vcpu_count).map(VcpuIndex).map(|index| {
+            let view = Arc::new(View::new(machine.image())?);
+            let vm = Arc::new(ViewVm::new(Vm::on_view(host, &view)?, paging));
+            // Only to find the ends of chunks that were stepped when they were recorded.
+            let stepper = machine.stepper(index, &view, Stepping::OnDemand);
+            Ok((view, vm.vcpu(host, index, privilege, stepper)?))
+        });
+        let cpus = cpus.collect::<Result<Vec<_>, EngineError>>()?;
+        Self::start_on(cpus, machine, rerun)
+    }
+
+    /// The same on vCPUs that are given, by index, each in its view.
+    pub fn start_on<C: Cpu>(
+        cpus: Vec<(Arc<View>, C)>,
+        machine: Machine,
+        rerun: &Rerun,
+    ) -> Result<Self, EngineError> {
+        let (lanes, cpus): (Vec<_>, Vec<_>) = cpus
+            .into_iter()
+            .map(|(view, cpu)| (Lane::new(view, cpu.kicker()), cpu))
+            .unzip();
+        let collected = Arc::new(Collected::default());
+        let outside = Arc::clone(&collected) as Arc<dyn Outside>;
+        let settings = Settings {
+            digest_every: 0,
+            ..rerun.settings
+        };
+        let stats = Arc::clone(&rerun.stats);
+        let shared = Arc::new(Shared::new(machine, lanes, outside, stats, settings));
+        let mut replayer = Self {
+            shared,
+            collected,
+            lanes: Vec::new(),
+            threads: Vec::new(),
+        };
+        let permits = Arc::new(Permits::new(rerun.threads));
+        for (index, cpu) in (0..).map(VcpuIndex).zip(cpus) {
+            let (sender, orders) = mpsc::channel();
+            let crew = Crew {
+                shared: Arc::clone(&replayer.shared),
+                collected: Arc::clone(&replayer.collected),
+                permits: Arc::clone(&permits),
+                fetch: Arc::clone(&rerun.fetch),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("replay{index}"))
+                .spawn(move || crew.run(index, cpu, &orders))
+                .map_err(EngineError::Thread)?;
+            replayer.lanes.push(sender);
+            replayer.threads.push(thread);
+        }
+        Ok(replayer)
+    }
+
+    /// Follows frames to the last of them; adds what their commits want to emit, in order, also of those before an
+    /// error. After [`ConsumeError::Diverged`] the machine is at its last commit, as if what follows had not come.
+    pub fn frames(
+        &mut self,
+        frames: &[Frame],
+        emitted: &mut Vec<Emitted>,
+    ) -> Result<(), ConsumeError> {
+        let followed = self.follow(frames);
+        if followed.is_err() {
+            self.stop();
+        }
+        emitted.append(&mut self.collected.take());
+        followed
+    }
+
+    fn follow(&self, frames: &[Frame]) -> Result<(), ConsumeError> {
+        let mut last = None;
+        for frame in frames {
+            match frame {
+                Frame::Record(record) => {
+                    last = Some(record.seq);
+                    self.record(record)?;
+                }
+                Frame::Digest(digest) => self.digest(digest)?,
+                _ => {
+                    return Err(ConsumeError::Unexpected {
+                        found: "a snapshot",
+                        after: "a snapshot or record",
+                    });
+                }
+            }
+        }
+        if let Some(last) = last {
+            drop(self.wait_for(last)?);
+        }
+        Ok(())
+    }
+
+    fn record(&self, record: &Record) -> Result<(), ConsumeError> {
+        if let Commit::Order(order) = record.commit {
+            let lane = self.lanes.get(usize::from(order.vcpu.0));
+            let lane = lane.ok_or(ApplyError::NoSuchVcpu {
+                seq: record.seq,
+                vcpu: order.vcpu,
+            })?;
+            // One that has ended has said why.
+            let _ = lane.send((record.clone(), order));
+            return Ok(());
+        }
+        let mut machine = self.wait_for(CommitSeq(record.seq.0.saturating_sub(1)))?;
+        let step = Step {
+            record: record.clone(),
+            order: None,
+        };
+        self.shared
+            .commit(&mut machine, step, By::Input, Source::Record)?;
+        self.shared.notify();
+        Ok(())
+    }
+
+    fn digest(&self, expected: &StateDigest) -> Result<(), ConsumeError> {
+        let found = self.wait_for(expected.seq)?.digest();
+        if found != *expected {
+            return Err(ConsumeError::Divergence {
+                expected: *expected,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, seq: CommitSeq) -> Result<MutexGuard<'_, Machine>, ConsumeError> {
+        if let Some(machine) = self.shared.wait_for(seq) {
+            return Ok(machine);
+        }
+        let error = self.collected.lock().error.take();
+        Err(error.unwrap_or_else(|| {
+            let next = self.shared.machine().seq().next();
+            ApplyError::AfterEnd(next).into()
+        }))
+    }
+
+    /// Looks at the committed machine.
+    pub fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.shared.machine())
+    }
+
+    /// The same, for what the machine keeps for itself.
+    pub(crate) fn look_mut<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
+        look(&mut self.shared.machine())
+    }
+
+    /// The machine at its last commit; nothing if one of the threads died.
+    pub fn into_machine(mut self) -> Option<Machine> {
+        self.stop();
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        Some(Arc::into_inner(shared)?.into_machine())
+    }
+
+    fn stop(&mut self) {
+        self.lanes.clear();
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            // What made it panic has been said.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Replayer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a vCPU's thread has.
+struct Crew {
+    shared: Arc<Shared>,
+    collected: Arc<Collected>,
+    permits: Arc<Permits>,
+    fetch: Arc<dyn Fetch>,
+}
+
+impl Crew {
+    fn run<C: Cpu>(&self, index: VcpuIndex, cpu: C, orders: &Receiver<(Record, OrderChunk)>) {
+        let stop = StopAtEnd(&self.shared);
+        match self.follow(index, cpu, orders) {
+            Ok(()) => std::mem::forget(stop),
+            Err(error) => {
+                self.collected.lock().error.get_or_insert(error);
+            }
+        }
+    }
+
+    fn follow<C: Cpu>(
+        &self,
+        index: VcpuIndex,
+        cpu: C,
+        orders: &Receiver<(Record, OrderChunk)>,
+    ) -> Result<(), ConsumeError> {
+        let shared = &self.shared;
+        let seat = seat(index, shared, cpu)?;
+        let lane = LaneIndex(index.0.into());
+        let mut runner = ChunkRunner::new(lane, Arc::clone(shared), seat);
+        for (record, order) in orders {
+            match runner.run_again(&record, order, &self.permits)? {
+                Again::Committed => {}
+                Again::Abandoned => return Ok(()),
+                Again::Diverged(diverged) => self.apply_effects(&diverged, &order)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_effects(&self, diverged: &Divergence, order: &OrderChunk) -> Result<(), ConsumeError> {
+        let Divergence { seq, cause, .. } = *diverged;
+        count(self.shared.stats.divergences(cause), 1);
+        let gone = || ConsumeError::Diverged(*diverged);
+        let record = self.fetch.effects(diverged).ok_or_else(gone)?;
+        let is_it = record
+            .chunk()
+            .is_some_and(|chunk| chunk.vcpu == order.vcpu && chunk.digest == order.digest);
+        if record.seq != seq || !is_it {
+            return Err(gone());
+        }
+        let before = CommitSeq(seq.0 - 1);
+        let Some(mut machine) = self.shared.wait_for(before) else {
+            return Ok(());
+        };
+        let step = Step {
+            record,
+            order: None,
+        };
+        self.shared
+            .commit(&mut machine, step, By::Input, Source::Record)?;
+        self.shared.notify();
+        Ok(())
+    }
+}
+
+/// Stops the others when a thread ends by an error or a panic.
+struct StopAtEnd<'a>(&'a Shared);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// What the commits gave.
+#[derive(Default)]
+struct Collected(Mutex<Gathered>);
+
+#[derive(Default)]
+struct Gathered {
+    applied: Vec<Emitted>,
+    error: Option<ConsumeError>,
+}
+
+impl Collected {
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<Emitted> {
+        std::mem::take(&mut self.lock().applied)
+    }
+}
+
+impl Outside for Collected {
+    fn wait_for_room(&self) {}
+
+    fn committed(&self, seq: CommitSeq, _: Vec<Item>, outputs: Vec<Output>) {
+        if !outputs.is_empty() {
+            self.lock().applied.push((seq, outputs));
+        }
+    }
+
+    fn read_input(&self, _: u64, _: usize) -> std::io::Result<Bytes> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn failed(&self, error: EngineError) {
+        self.lock().error.get_or_insert(error.into());
+    }
+
+    fn random(&self) -> u64 {
+        0
+    }
+}

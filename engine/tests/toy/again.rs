@@ -1,0 +1,253 @@
+//! Histories of random programs, run again from orders alone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use samsara_commitlog::{Commit, Frame, Record};
+use samsara_engine::{
+    Consumer, Divergence, DivergenceCause, Faults, Fetch, Item, Replayer, Rerun, Settings, Stats,
+};
+use samsara_machine::memory::View;
+use samsara_machine::{Machine, Output};
+use samsara_testing::by_effort;
+
+use crate::cpu::{Limits, ToyCpu};
+use crate::program::Op;
+use crate::world::{Run, Setup, check_machine};
+
+/// A recorded history.
+struct History {
+    programs: Vec<Arc<[Op]>>,
+    snapshot: Vec<Frame>,
+    items: Vec<(Item, Vec<Output>)>,
+    last: Frame,
+}
+
+fn record(setup: &Setup) -> History {
+    let programs = setup.programs();
+    let run = Run::start(setup, programs.clone());
+    run.wait().unwrap();
+    run.recorder.stop();
+    let last = Frame::Digest(run.recorder.paused(Machine::digest));
+    let items = std::mem::take(&mut *run.world.items.lock().unwrap());
+    History {
+        programs,
+        snapshot: run.snapshot.clone(),
+        items,
+        last,
+    }
+}
+
+/// What to do with chunks that come out differently.
+#[derive(Default)]
+struct Effects {
+    records: Mutex<Vec<Record>>,
+    asked: AtomicU64,
+}
+
+impl Fetch for Effects {
+    fn effects(&self, diverged: &Divergence) -> Option<Record> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let records = self.records.lock().unwrap();
+        let found = records.iter().find(|record| record.seq == diverged.seq);
+        found.cloned()
+    }
+}
+
+impl History {
+    /// Its frames; of those chunks that `is_order` takes only the orders.
+    fn frames(&self, is_order: impl Fn(u64) -> bool) -> Vec<Frame> {
+        let frames = self.items.iter().map(|(item, _)| match item {
+            Item::Record(record, Some(order)) if is_order(record.seq.0) => Frame::Record(Record {
+                commit: Commit::Order(*order),
+                ..record.clone()
+            }),
+            Item::Record(record, _) => Frame::Record(record.clone()),
+            Item::Digest(digest) => Frame::Digest(*digest),
+        });
+        frames.chain([self.last.clone()]).collect()
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        let outputs = self.items.iter().flat_map(|(_, outputs)| outputs.clone());
+        outputs.collect()
+    }
+
+    fn effects(&self) -> Effects {
+        let records = self.items.iter().filter_map(|(item, _)| match item {
+            Item::Record(record, _) => Some(record.clone()),
+            Item::Digest(_) => None,
+        });
+        Effects {
+            records: Mutex::new(records.collect()),
+            asked: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs frames again on toys, so many at the same time and in such pieces; gives what came out, and how often it
+    /// was different.
+    fn run_again(
+        &self,
+        settings: Settings,
+        threads: usize,
+        frames: &[Frame],
+        piece: usize,
+        effects: Effects,
+    ) -> Result<(Vec<Output>, u64), String> {
+        let mut consumer = Consumer::default();
+        for frame in &self.snapshot {
+            consumer.frame(frame).unwrap();
+        }
+        let machine = consumer.into_machine().unwrap();
+        let toys = self.programs.iter().map(|program| {
+            let view = Arc::new(View::new(machine.image()).unwrap());
+            let limits = Limits {
+                ring: 64,
+                cut_every: u64::MAX,
+            };
+            let cpu = ToyCpu::new(Arc::clone(program), Arc::clone(&view), 1, limits);
+            (view, cpu)
+        });
+        let toys = toys.collect();
+        let (fetch, stats) = (
+            Arc::new(effects),
+            Arc::new(Stats::new(self.programs.len() as u8)),
+        );
+        let rerun = Rerun {
+            host: None,
+            settings,
+            threads,
+            fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
+            stats: Arc::clone(&stats),
+        };
+        let mut replayer =
+            Replayer::start_on(toys, machine, &rerun).map_err(|error| error.to_string())?;
+        let mut applied = Vec::new();
+        for frames in frames.chunks(piece) {
+            let followed = replayer.frames(frames, &mut applied);
+            followed.map_err(|error| error.to_string())?;
+        }
+        let outputs: Vec<_> = applied
+            .into_iter()
+            .flat_map(|(_, outputs)| outputs)
+            .collect();
+        let counted = DivergenceCause::ALL.map(|cause| stats.divergences(cause));
+        let counted: u64 = counted
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum();
+        assert_eq!(counted, fetch.asked.load(Ordering::Relaxed));
+        replayer.look(|machine| check_machine(machine, &self.programs))?;
+        replayer.into_machine().ok_or("no machine")?;
+        Ok((outputs, counted))
+    }
+}
+
+fn setup(seed: u64) -> Setup {
+    Setup::new(seed)
+}
+
+/// Any number of threads, and any cut of the stream, leads to the same states.
+#[test]
+fn orders_alone_give_the_history() {
+    for seed in 0..by_effort(6, 60) {
+        let setup = setup(seed);
+        let history = record(&setup);
+        let frames = history.frames(|_| true);
+        let orders = frames.iter().filter_map(Frame::record);
+        assert!(
+            orders
+                .filter(|record| matches!(record.commit, Commit::Order(_)))
+                .count()
+                > 10,
+            "hardly any chunk can be run again"
+        );
+        for (threads, piece) in [(1, 1), (2, 7), (4, usize::MAX), (16, 64)] {
+            let run = history.run_again(
+                setup.settings(),
+                threads,
+                &frames,
+                piece,
+                Effects::default(),
+            );
+            let (outputs, diverged) =
+                run.unwrap_or_else(|error| panic!("seed {seed}, {threads} threads: {error}"));
+            assert_eq!(diverged, 0, "seed {seed}");
+            assert!(outputs == history.outputs(), "seed {seed}: other outputs");
+        }
+    }
+}
+
+/// Both forms of chunks mix, also within one vCPU.
+#[test]
+fn orders_and_effects_mix() {
+    for seed in 0..by_effort(6, 60) {
+        let setup = setup(seed);
+        let history = record(&setup);
+        for share in [2, 3, 7] {
+            let frames = history.frames(|seq| (seq / share) % 2 == 0);
+            let run = history.run_again(setup.settings(), 4, &frames, 32, Effects::default());
+            let (outputs, diverged) =
+                run.unwrap_or_else(|error| panic!("seed {seed}, share {share}: {error}"));
+            assert_eq!(diverged, 0);
+            assert!(outputs == history.outputs());
+        }
+    }
+}
+
+/// A chunk that comes out differently is replaced by its effects, whatever it did.
+#[test]
+fn effects_take_the_place_of_what_diverged() {
+    for seed in 0..by_effort(6, 60) {
+        let setup = setup(seed);
+        let history = record(&setup);
+        let mut frames = history.frames(|_| true);
+        let settings = Settings {
+            faults: Faults {
+                squash_every: 3,
+                ..Faults::default()
+            },
+            ..setup.settings()
+        };
+        // Orders that nothing can come of: another digest, an end that never comes or has gone by.
+        let mut spoilt = 0;
+        for (index, frame) in frames.iter_mut().enumerate() {
+            if let Frame::Record(Record {
+                commit: Commit::Order(order),
+                ..
+            }) = frame
+                && index % 5 == 0
+                && let Some(progress) = &mut order.progress
+            {
+                progress.count += 1 + index as u64 % 3;
+                spoilt += 1;
+            }
+        }
+        let run = history.run_again(settings, 4, &frames, 32, history.effects());
+        let (outputs, diverged) = run.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(diverged >= spoilt, "{diverged} of {spoilt} noticed");
+        assert!(outputs == history.outputs());
+    }
+}
+
+/// Without effects a chunk that comes out differently ends the replay, and says which it was.
+#[test]
+fn a_divergence_without_effects_is_an_error() {
+    let setup = setup(1);
+    let history = record(&setup);
+    let mut frames = history.frames(|_| true);
+    let order = frames.iter_mut().find_map(|frame| match frame {
+        Frame::Record(Record {
+            seq,
+            commit: Commit::Order(order),
+            ..
+        }) if seq.0 > 10 => Some((*seq, order)),
+        _ => None,
+    });
+    let (seq, order) = order.unwrap();
+    order.digest ^= 1;
+    let run = history.run_again(setup.settings(), 4, &frames, 32, Effects::default());
+    let error = run.unwrap_err();
+    assert!(error.contains(&format!("commit {seq} ")), "{error}");
+    assert!(error.contains("came out differently"), "{error}");
+}

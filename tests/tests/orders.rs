@@ -1,0 +1,98 @@
+//! Pairs whose chunks travel as orders: the backup runs them again, and fetches what came out differently.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first error")]
+
+use std::time::Duration;
+
+use samsara_testing::by_effort;
+use samsara_tests::{Guest, Pair, Site, kvm_or_skip, run_to_end};
+
+const BOUND: Duration = Duration::from_mins(2);
+const ORDERS: [&str; 2] = ["recording.form=order", "recording.counter=exits"];
+
+fn native(site: &Site, guest: &Guest) -> String {
+    let mut settings = guest.settings();
+    settings.push("recording.mode=off".to_owned());
+    let seat = site.seat("solo").unwrap();
+    let mut host = run_to_end(site.binaries(), &seat, &settings, BOUND).unwrap();
+    assert_eq!(host.wait_code(BOUND).unwrap(), 0);
+    String::from_utf8(host.output().bytes()).unwrap()
+}
+
+/// Runs a pair to its end; the primary's and the backup's report.
+fn to_the_end(
+    site: &Site,
+    guest: &Guest,
+    extra: &[&str],
+) -> (String, samsara_tests::Report, samsara_tests::Report) {
+    site.clear_arbiter().unwrap();
+    let mut pair = Pair::start(site, guest, extra).unwrap();
+    assert_eq!(pair.primary.wait_code(BOUND).unwrap(), 0);
+    assert_eq!(pair.backup.wait_code(BOUND).unwrap(), 0);
+    let reports = (
+        pair.primary.report().unwrap(),
+        pair.backup.report().unwrap(),
+    );
+    let output = String::from_utf8(pair.primary.output().bytes()).unwrap();
+    (output, reports.0, reports.1)
+}
+
+/// A guest whose chunks end by exits of its own sends hardly anything but orders.
+#[test]
+fn a_guest_that_yields_travels_as_orders() {
+    let Some(_machine) = kvm_or_skip("orders") else {
+        return;
+    };
+    let site = Site::new().unwrap();
+    let n = by_effort(1000, 10_000);
+    let guest = Guest::new(&site, "registers", &format!("n={n} loops=20000")).unwrap();
+    let expected = native(&site, &guest);
+    let (output, sent, followed) = to_the_end(&site, &guest, &ORDERS);
+    assert_eq!(output, expected);
+    assert!(sent.digest.is_some() && sent.digest == followed.digest);
+    assert_eq!((sent.divergences, followed.divergences), (0, 0));
+    let (orders, effects) = (sent.chunks_order_form, sent.chunks_effects_form);
+    println!(
+        "{orders} orders, {effects} effects, {} bytes, {} fetched",
+        sent.log_bytes, sent.effects_fetched
+    );
+    assert!(orders >= 9 * effects, "{orders} orders, {effects} effects");
+}
+
+/// The TSC is no part of any order: a chunk that read it is fetched, and the machines stay equal. The primary is killed in the
+/// middle, the survivor comes to the right answer.
+#[test]
+fn what_read_the_tsc_is_fetched() {
+    let Some(_machine) = kvm_or_skip("orders") else {
+        return;
+    };
+    let site = Site::new().unwrap();
+    let n = by_effort(1000, 10_000);
+    let guest = Guest::new(&site, "tsc", &format!("n={n} every=16")).unwrap();
+    let expected = native(&site, &guest);
+    let extra = [&ORDERS[..], &["recording.digest_every=32"]].concat();
+    let (output, sent, followed) = to_the_end(&site, &guest, &extra);
+    assert_eq!(output, expected);
+    assert!(sent.effects_fetched > 0, "nothing came out differently");
+    let diverged: u64 = followed.rerun_divergences.values().sum();
+    println!("{diverged} diverged, {} fetched", sent.effects_fetched);
+    assert_eq!(diverged, sent.effects_fetched);
+    assert_eq!((sent.divergences, followed.divergences), (0, 0));
+    assert!(sent.digest.is_some() && sent.digest == followed.digest);
+
+    site.clear_arbiter().unwrap();
+    let mut pair = Pair::start(&site, &guest, &extra).unwrap();
+    pair.wait_protected().unwrap();
+    pair.primary
+        .wait_status("half of it", BOUND, |status| status.mark >= n / 2)
+        .unwrap();
+    pair.kill_primary().unwrap();
+    assert_eq!(pair.backup.wait_code(BOUND).unwrap(), 0);
+    let output = String::from_utf8(pair.backup.output().bytes()).unwrap();
+    assert_eq!(output, expected);
+    let report = pair.backup.report().unwrap();
+    assert_eq!(report.divergences, 0);
+    let diverged: u64 = report.rerun_divergences.values().sum();
+    assert!(diverged > 0, "the kill came before anything was fetched");
+}
