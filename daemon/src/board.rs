@@ -144,7 +144,7 @@ impl Board {
         status.counters.exclusive_chunks = counts.exclusive_chunks;
         status.counters.effect_bytes = counts.effect_bytes;
         status.counters.faults_avoided = counts.faults_avoided;
-        status.counters.log_bytes = self.world.log_bytes();
+        [status.counters.log_bytes, status.counters.order_bytes] = self.world.sent_bytes();
         let following = &self.following;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status.counters.digests_compared = load(&following.digests_compared);

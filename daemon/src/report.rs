@@ -93,6 +93,9 @@ pub struct Report {
     pub effect_bytes: u64,
     /// Bytes of encoded records.
     pub log_bytes: u64,
+    /// Those of chunks that travelled as orders.
+    #[serde(default)]
+    pub order_bytes: u64,
     /// Chunks that travelled as orders to run them again.
     #[serde(default)]
     pub chunks_order_form: u64,
@@ -154,6 +157,7 @@ impl Report {
             faults_avoided: counters.faults_avoided,
             effect_bytes: counters.effect_bytes,
             log_bytes: counters.log_bytes,
+            order_bytes: counters.order_bytes,
             chunks_order_form: counters.chunks_order_form,
             chunks_effects_form: counters.chunks_effects_form,
             effects_fetched: counters.effects_fetched,

@@ -171,6 +171,9 @@ pub struct Counters {
     pub effect_bytes: u64,
     /// Bytes of encoded records.
     pub log_bytes: u64,
+    /// Those of chunks that went to a backup as orders.
+    #[serde(default)]
+    pub order_bytes: u64,
     /// Digests compared with the other host's.
     pub digests_compared: u64,
     /// Comparisons or re-executions that did not agree.

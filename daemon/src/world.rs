@@ -52,8 +52,8 @@ struct State {
     backup: Option<Backup>,
     log: Option<Stream>,
     committed: CommitSeq,
-    /// What went to backups that are gone: encoded bytes, and forms as [`World::forms`] has them.
-    past_bytes: u64,
+    /// What went to backups that are gone: bytes as [`World::sent_bytes`] has them, forms as [`World::forms`].
+    past_bytes: [u64; 2],
     past_forms: [u64; 3],
     /// Committed minus received, and minus verified, in commits, at each acknowledgement.
     lag_commits: [Quantiles; 2],
@@ -66,8 +66,8 @@ struct Stream {
     encoder: FrameEncoder,
     /// Chunks that went as orders, and as effects.
     forms: [u64; 2],
-    /// What went, encoded.
-    bytes: u64,
+    /// What went, encoded: all of it, and chunks as orders.
+    bytes: [u64; 2],
 }
 
 impl Stream {
@@ -77,7 +77,7 @@ impl Stream {
             queue,
             encoder: FrameEncoder::after(seq, guest_time),
             forms: [0; 2],
-            bytes: 0,
+            bytes: [0; 2],
         }
     }
 
@@ -95,11 +95,14 @@ impl Stream {
     }
 
     fn push_bytes(&mut self, seq: CommitSeq, frame: &Frame, bytes: Bytes, now: Instant) {
-        self.bytes += bytes.len() as u64;
+        self.bytes[0] += bytes.len() as u64;
         match frame {
             Frame::Record(record) => {
                 match record.commit {
-                    Commit::Order(_) => self.forms[0] += 1,
+                    Commit::Order(_) => {
+                        self.forms[0] += 1;
+                        self.bytes[1] += bytes.len() as u64;
+                    }
                     Commit::Chunk(_) => self.forms[1] += 1,
                     Commit::Input(_) => {}
                 }
@@ -160,7 +163,7 @@ impl World {
             backup: None,
             log: None,
             committed: CommitSeq::BOOT,
-            past_bytes: 0,
+            past_bytes: [0; 2],
             past_forms: [0; 3],
             lag_commits: Default::default(),
             stopping: false,
@@ -261,7 +264,7 @@ impl World {
         self.change(|state| {
             let backup = state.backup.take_if(|backup| backup.session == session)?;
             backup.stream.queue.close();
-            state.past_bytes += backup.stream.bytes;
+            state.past_bytes = add(state.past_bytes, backup.stream.bytes);
             state.past_forms = add(state.past_forms, backup.forms());
             Some(backup.handle)
         })
@@ -434,18 +437,19 @@ impl World {
         add(state.past_forms, present)
     }
 
-    /// Encoded bytes that went to backups, or if there was none, to the log.
-    pub fn log_bytes(&self) -> u64 {
+    /// Encoded bytes that went to backups, or if there was none, to the log: all of them, and those of chunks as orders.
+    pub fn sent_bytes(&self) -> [u64; 2] {
         let state = self.lock();
         let of = |stream: &Stream| stream.bytes;
-        let to_backup = state.backup.as_ref().map_or(0, |backup| of(&backup.stream));
-        let to_log = state.log.as_ref().map_or(0, of);
-        state.past_bytes
-            + if to_backup + state.past_bytes > 0 {
-                to_backup
-            } else {
-                to_log
-            }
+        let backup = state.backup.as_ref();
+        let to_backups = add(
+            state.past_bytes,
+            backup.map_or([0; 2], |backup| of(&backup.stream)),
+        );
+        if to_backups[0] > 0 {
+            return to_backups;
+        }
+        state.log.as_ref().map_or([0; 2], of)
     }
 }
 
@@ -574,7 +578,7 @@ fn as_order(frame: &Frame, order: OrderChunk) -> Option<Frame> {
     }))
 }
 
-fn add(left: [u64; 3], right: [u64; 3]) -> [u64; 3] {
+fn add<const COUNT: usize>(left: [u64; COUNT], right: [u64; COUNT]) -> [u64; COUNT] {
     std::array::from_fn(|at| left[at] + right[at])
 }
 

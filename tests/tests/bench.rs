@@ -50,9 +50,9 @@ fn each_mode_is_run_and_told() {
                 "{one}"
             );
         }
-        assert!(one["recorded"]["order"].is_null(), "{one}");
+        assert!(one["recorded"]["sent"].is_null(), "{one}");
         assert!(
-            is_positive(&one["protected"]["order"]["bytes_per_second"]),
+            is_positive(&one["protected"]["sent"]["all"]["bytes_per_second"]),
             "{one}"
         );
         assert!(

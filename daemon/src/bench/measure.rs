@@ -93,12 +93,24 @@ pub(super) struct Recorded {
     pub(super) squash_share: f64,
     /// Pages written again without a fault, because they were held.
     pub(super) faults_avoided_per_second: f64,
-    /// Changed bytes of memory and registers.
+    /// Changed bytes of memory and registers, in whichever form their chunks travelled.
     pub(super) effects: Volume,
-    /// All other bytes of records: what an order form would consist of. Known only where records are encoded, for a backup.
-    pub(super) order: Option<Volume>,
+    /// What was sent to the backup.
+    pub(super) sent: Option<Sent>,
     /// From commit to the backup's "verified", of the round with the highest median.
     pub(super) lag_verified_us: Option<QuantilesUs>,
+}
+
+/// What was sent to a backup: encoded records.
+#[derive(Debug, Serialize)]
+pub(super) struct Sent {
+    pub(super) all: Volume,
+    /// Chunks as orders to run them again.
+    pub(super) orders: Volume,
+    /// Chunks that went as orders, of all.
+    pub(super) order_share: f64,
+    /// Encoded bytes of an order, on average.
+    pub(super) bytes_per_order: Option<f64>,
 }
 
 /// An amount of bytes.
@@ -205,19 +217,30 @@ impl Recorded {
                 .map(|all| bytes / reports.len() as f64 / (all.count / 1e9)),
         };
         let (chunks, squashes) = (sum(|report| report.chunks), sum(|report| report.squashes));
-        let effect_bytes = sum(|report| report.effect_bytes);
-        let log_bytes = sum(|report| report.log_bytes);
         let lags = reports.iter().map(|report| report.lag_verified_us);
         Self {
             ratio: Spread::of(ratios).unwrap_or(times.spread),
             chunks_per_second: chunks / seconds,
             squash_share: squashes / (squashes + chunks).max(1.0),
             faults_avoided_per_second: sum(|report| report.faults_avoided) / seconds,
-            effects: volume(effect_bytes),
-            order: (log_bytes > 0.0).then(|| volume(log_bytes - effect_bytes)),
+            effects: volume(sum(|report| report.effect_bytes)),
+            sent: (sum(|report| report.log_bytes) > 0.0).then(|| sent(reports, volume)),
             lag_verified_us: lags.filter(|lag| lag.count > 0).max_by_key(|lag| lag.p50),
             times,
         }
+    }
+}
+
+fn sent(reports: &[Report], volume: impl Fn(f64) -> Volume) -> Sent {
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>() as f64;
+    let order_bytes = sum(|report| report.order_bytes);
+    let orders = sum(|report| report.chunks_order_form);
+    let chunks = orders + sum(|report| report.chunks_effects_form);
+    Sent {
+        all: volume(sum(|report| report.log_bytes)),
+        orders: volume(order_bytes),
+        order_share: orders / chunks.max(1.0),
+        bytes_per_order: (orders > 0.0).then(|| order_bytes / orders),
     }
 }
 
@@ -247,6 +270,8 @@ mod tests {
         let change = |report: &mut Report| {
             (report.chunks, report.squashes, report.faults_avoided) = (300, 100, 700);
             (report.effect_bytes, report.log_bytes) = (1000, 1600);
+            (report.order_bytes, report.chunks_order_form) = (600, 40);
+            report.chunks_effects_form = 120;
             report.lag_verified_us = QuantilesUs {
                 count: 1,
                 p50: report.guest_seconds as u64,
@@ -263,15 +288,18 @@ mod tests {
         assert!(is_near(found.faults_avoided_per_second, 1400.0 / 8.0));
         assert!(is_near(found.effects.bytes_per_second, 250.0));
         assert_eq!(found.effects.bytes_per_billion_instructions, Some(500.0));
-        let order = found.order.unwrap();
-        assert!(is_near(order.bytes_per_second, 150.0));
-        assert_eq!(order.bytes_per_billion_instructions, Some(300.0));
+        let sent = found.sent.unwrap();
+        assert!(is_near(sent.all.bytes_per_second, 400.0));
+        assert!(is_near(sent.orders.bytes_per_second, 150.0));
+        assert_eq!(sent.orders.bytes_per_billion_instructions, Some(300.0));
+        assert!(is_near(sent.order_share, 0.25));
+        assert_eq!(sent.bytes_per_order, Some(15.0));
         assert_eq!(found.lag_verified_us.unwrap().p50, 5);
         assert_eq!(found.times.process_seconds.len(), 2);
 
         let bare = [report(3.0, |report| report.effect_bytes = 5)];
         let found = Recorded::of(&native[..1], &bare, None);
-        assert_eq!((found.order, found.lag_verified_us), (None, None));
+        assert!(found.sent.is_none() && found.lag_verified_us.is_none());
         assert_eq!(found.effects.bytes_per_billion_instructions, None);
     }
 

@@ -73,7 +73,7 @@ impl Measured {
 #[cfg(test)]
 pub(super) fn sample() -> Results {
     use super::instructions::{How, Instructions};
-    use super::measure::{Times, Volume};
+    use super::measure::{Sent, Times, Volume};
     use super::spread::Spread;
     use crate::report::QuantilesUs;
 
@@ -98,7 +98,12 @@ pub(super) fn sample() -> Results {
         squash_share: 0.125,
         faults_avoided_per_second: 56_789.0,
         effects: volume(20e6),
-        order: is_protected.then(|| volume(30e3)),
+        sent: is_protected.then(|| Sent {
+            all: volume(5e6),
+            orders: volume(30e3),
+            order_share: 0.75,
+            bytes_per_order: Some(17.5),
+        }),
         lag_verified_us: is_protected.then_some(QuantilesUs {
             count: 100,
             p50: 1200,

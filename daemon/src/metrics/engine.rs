@@ -16,6 +16,7 @@ pub struct EngineMetrics {
     faults_avoided: IntCounter,
     effect_bytes: IntCounter,
     log_bytes: IntCounter,
+    order_bytes: IntCounter,
     chunk_seconds: DurationHistogram,
     commit_seconds: DurationHistogram,
     mark: IntGauge,
@@ -63,6 +64,10 @@ impl EngineMetrics {
                 "Pages that chunks changed without a fault, because they were held already.",
             )?,
             effect_bytes: counter("samsara_effect_bytes_total", "Bytes of effects in commits.")?,
+            order_bytes: counter(
+                "samsara_order_bytes_total",
+                "Bytes of encoded records of chunks in order form.",
+            )?,
             log_bytes: counter(
                 "samsara_log_bytes_total",
                 "Bytes of encoded commit records.",
@@ -107,6 +112,7 @@ impl EngineMetrics {
         advance(&self.faults_avoided, counters.faults_avoided);
         advance(&self.effect_bytes, counters.effect_bytes);
         advance(&self.log_bytes, counters.log_bytes);
+        advance(&self.order_bytes, counters.order_bytes);
         self.chunk_seconds.set(&snapshot.chunk_durations);
         self.commit_seconds.set(&snapshot.commit_durations);
         self.mark

@@ -25,6 +25,7 @@ fn counted() -> Counters {
         exclusive_chunks: 17,
         effect_bytes: 18,
         log_bytes: 19,
+        order_bytes: 25,
         failovers: 20,
         digests_compared: 21,
         divergences: 22,

@@ -10,7 +10,7 @@ use samsara_tests::{Binaries, HarnessError, kvm_or_skip};
 use tempfile::TempDir;
 
 /// A parallel compute job and a file job, in memory: both halves take some seconds on two vCPUs.
-const LINUX_JOB: &str = "job=bench rounds=24 steps=100000 files=64 bytes=262144 disk=none";
+const LINUX_JOB: &str = "job=bench rounds=12 steps=100000 files=16 bytes=65536 disk=none";
 const LINUX_VCPUS: u32 = 2;
 const EXIT_NO_KVM: u8 = 71;
 const EXIT_FAILED: u8 = 70;
