@@ -25,21 +25,26 @@ pub(super) struct Changes {
     pub(super) digest: ChunkDigest,
     /// So many of the pages were held before the chunk: writing them cost no fault.
     pub(super) rewritten: usize,
+    /// What others translated by the pages may be wrong once they see the changes.
+    pub(super) voids_translations: bool,
 }
 
 impl Changes {
     /// The bytes in which the held pages differ from the image. `room` is how many bytes the last
     /// chunk's encoded runs took, and then this one's: they may be as many. With `helpers`, vCPUs that
-    /// wait for their turn compare a part of the pages.
+    /// wait for their turn compare a part of the pages. Only where there `may_be_tables` among the pages is that looked at.
     pub(super) fn find(
         view: &Arc<View>,
         held: &mut HeldPages,
         room: &mut usize,
         helpers: Option<&Rotation>,
+        may_be_tables: bool,
     ) -> Self {
         let mut runs = ByteRunsBuilder::with_capacity(*room);
         let mut pages = Vec::new();
+        let mut voids_translations = false;
         let mut add = |(page, changed)| {
+            voids_translations |= may_be_tables && view.voids_translations(page, &changed);
             view.push_changes(page, &changed, &mut runs);
             pages.push(page);
         };
@@ -59,6 +64,7 @@ impl Changes {
             pages,
             digest,
             rewritten,
+            voids_translations,
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct ChunkRunner<C> {
     pub(super) runs_bytes: usize,
     /// Chunks run, lost ones too.
     pub(super) chunks: u64,
+    /// Others have committed since translations were last forgotten.
+    pub(super) has_overlooked: bool,
 }
 
 impl<C: Cpu> ChunkRunner<C> {
@@ -76,6 +78,7 @@ impl<C: Cpu> ChunkRunner<C> {
             held_pages_max,
             runs_bytes: 0,
             chunks: 0,
+            has_overlooked: false,
         }
     }
 

@@ -11,7 +11,7 @@ use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 
 use super::faults::Faults;
-use super::lane::{By, Lane, LaneIndex};
+use super::lane::{By, Lane, LaneIndex, Published};
 use super::rotation::Rotation;
 use super::tsc::Tsc;
 use super::turnstile::{Alone, Beside, Turnstile};
@@ -79,6 +79,19 @@ pub(super) struct Step {
     pub(super) record: Record,
     /// A chunk that can be run again, as the order to do so.
     pub(super) order: Option<OrderChunk>,
+    /// What others translated by the pages that a chunk changes may be wrong then.
+    pub(super) voids_translations: bool,
+}
+
+impl Step {
+    /// One that no view made: nobody has looked at what it writes over.
+    pub(super) fn of(record: Record) -> Self {
+        Self {
+            record,
+            order: None,
+            voids_translations: true,
+        }
+    }
 }
 
 /// Keeps chunks out, as far as an input needs that, until dropped.
@@ -311,7 +324,11 @@ impl Shared {
     pub(super) fn commit(
         &self,
         machine: &mut Machine,
-        Step { record, order }: Step,
+        Step {
+            record,
+            order,
+            voids_translations,
+        }: Step,
         by: By,
         source: Source<'_>,
     ) -> Result<Arc<[PageIndex]>, ApplyError> {
@@ -326,15 +343,19 @@ impl Shared {
             by_devices,
             outputs,
         } = applied?;
-        let told = |pages: &[PageIndex]| self.settings.faults.told(pages).into();
-        let written: Arc<[PageIndex]> = told(&written);
+        let told = |pages: &[PageIndex]| Published {
+            pages: self.settings.faults.told(pages).into(),
+            by: Some(by),
+            voids_translations: voids_translations || !by_devices.is_empty(),
+        };
+        let commit = told(&written);
         for (index, lane) in self.lanes.iter().enumerate() {
             if by.lane() != Some(LaneIndex(index)) {
-                lane.publish(&written, by);
+                lane.publish(commit.clone());
             } else if !by_devices.is_empty() {
                 // They wrote to the image, after the chunk's own pages were copied to it: the view shows
                 // what was before, and the next chunk would commit that as its own.
-                lane.publish(&told(&by_devices), by);
+                lane.publish(told(&by_devices));
             }
         }
         self.published.store(seq.0, Ordering::Release);
@@ -356,7 +377,7 @@ impl Shared {
             self.kick_all();
             self.changed.notify_all();
         }
-        Ok(written)
+        Ok(commit.pages)
     }
 
     /// Commits an input: something from outside, or a device's next step. `make` says what, from
@@ -380,11 +401,7 @@ impl Shared {
                 guest_time,
                 commit: Commit::Input(input),
             };
-            let step = Step {
-                record,
-                order: None,
-            };
-            self.commit(&mut machine, step, By::Input, Source::Record)?
+            self.commit(&mut machine, Step::of(record), By::Input, Source::Record)?
         };
         self.kick_stale(&written, None);
         Ok(())

@@ -69,7 +69,14 @@ impl<C: Cpu> ChunkRunner<C> {
         let shared = &self.shared;
         let view = &shared.lane(self.lane).view;
         let helpers = may_share.then_some(&shared.rotation);
-        Changes::find(view, &mut self.held, &mut self.runs_bytes, helpers)
+        let may_be_tables = self.keeps_translations();
+        Changes::find(
+            view,
+            &mut self.held,
+            &mut self.runs_bytes,
+            helpers,
+            may_be_tables,
+        )
     }
 
     /// Makes the chunk's record, under the commit lock, and gives the pages that it changes. Loads
@@ -106,6 +113,7 @@ impl<C: Cpu> ChunkRunner<C> {
             pages,
             digest,
             rewritten,
+            voids_translations,
         } = memory.unwrap_or_else(|| self.changes(false));
         let vcpu = self.seat.end.changes_since(&self.seat.start);
         count(
@@ -127,7 +135,12 @@ impl<C: Cpu> ChunkRunner<C> {
             guest_time,
             commit: Commit::Chunk(chunk),
         };
-        Ok((Step { record, order }, pages))
+        let step = Step {
+            record,
+            order,
+            voids_translations,
+        };
+        Ok((step, pages))
     }
 
     /// The order to run a chunk again, if its end can be found.

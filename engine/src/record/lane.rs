@@ -42,6 +42,8 @@ pub(super) struct Published {
     /// Rising, each once.
     pub(super) pages: Arc<[PageIndex]>,
     pub(super) by: Option<By>,
+    /// What others translated by these pages may be wrong now.
+    pub(super) voids_translations: bool,
 }
 
 /// Above this many pages a committer does not look into other views' page tables; it only asks
@@ -61,21 +63,19 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn push(&mut self, pages: &Arc<[PageIndex]>, by: By) {
-        if self.is_retired || pages.is_empty() {
+    fn push(&mut self, commit: Published) {
+        if self.is_retired || commit.pages.is_empty() {
             return;
         }
         if self.sets.len() >= INCOMING_MAX {
-            let merged = merge(&std::mem::take(&mut self.sets));
+            let sets = std::mem::take(&mut self.sets);
             self.sets.push(Published {
-                pages: merged.into(),
+                pages: merge(&sets).into(),
                 by: None,
+                voids_translations: sets.iter().any(|set| set.voids_translations),
             });
         }
-        self.sets.push(Published {
-            pages: Arc::clone(pages),
-            by: Some(by),
-        });
+        self.sets.push(commit);
     }
 }
 
@@ -130,8 +130,8 @@ impl Lane {
     }
 
     /// A commit changed these pages, and the view does not show it. Called under the commit lock.
-    pub(super) fn publish(&self, pages: &Arc<[PageIndex]>, by: By) {
-        self.incoming().push(pages, by);
+    pub(super) fn publish(&self, commit: Published) {
+        self.incoming().push(commit);
     }
 
     /// Takes what others have committed since the last call, oldest first.
@@ -222,21 +222,31 @@ mod tests {
         assert_eq!(lane.take_turns_asked(), 0);
     }
 
+    fn published(pages: &[PageIndex], voids_translations: bool) -> Published {
+        Published {
+            pages: pages.into(),
+            by: Some(By::Input),
+            voids_translations,
+        }
+    }
+
     #[test]
     fn write_sets_do_not_pile_up() {
         let mut incoming = Incoming::default();
         for round in 0..10 * INCOMING_MAX as u32 {
             let pages = [PageIndex(round % 7), PageIndex(100 + round % 5)];
-            incoming.push(&pages.into(), By::Input);
+            incoming.push(published(&pages, round == 5));
         }
         assert!(incoming.sets.len() <= INCOMING_MAX);
         let pages: Vec<_> = merge(&incoming.sets).iter().map(|page| page.0).collect();
         assert_eq!(pages, [0, 1, 2, 3, 4, 5, 6, 100, 101, 102, 103, 104]);
         let sizes: usize = incoming.sets.iter().map(|set| set.pages.len()).sum();
         assert!(sizes <= 2 * INCOMING_MAX + 12);
+        let voids = |set: &Published| set.voids_translations;
+        assert!(voids(&incoming.sets[0]) && !incoming.sets[1..].iter().any(voids));
         incoming.is_retired = true;
         let before = incoming.sets.len();
-        incoming.push(&[PageIndex(9)].into(), By::Input);
+        incoming.push(published(&[PageIndex(9)], false));
         assert_eq!(incoming.sets.len(), before);
     }
 }

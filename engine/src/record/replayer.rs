@@ -176,10 +176,7 @@ impl Replayer {
             return Ok(());
         }
         let mut machine = self.wait_for(CommitSeq(record.seq.0.saturating_sub(1)))?;
-        let step = Step {
-            record: record.clone(),
-            order: None,
-        };
+        let step = Step::of(record.clone());
         self.shared
             .commit(&mut machine, step, By::Input, Source::Record)?;
         self.shared.notify();
@@ -296,10 +293,7 @@ impl Crew {
         let Some(mut machine) = self.shared.wait_for(before) else {
             return Ok(());
         };
-        let step = Step {
-            record,
-            order: None,
-        };
+        let step = Step::of(record);
         self.shared
             .commit(&mut machine, step, By::Input, Source::Record)?;
         self.shared.notify();

@@ -79,6 +79,7 @@ mod tests {
         Published {
             pages: pages.iter().copied().map(PageIndex).collect(),
             by: by.into(),
+            voids_translations: false,
         }
     }
 

@@ -2,13 +2,13 @@
 
 use samsara_commitlog::CommitSeq;
 use samsara_machine::Platform;
-use samsara_machine::kvm::{RawExit, Restore};
+use samsara_machine::kvm::{Paging, RawExit, Restore};
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 
 use super::chunk::ChunkRunner;
 use super::committer::Isolation;
 use super::faults::Mistake;
-use super::lane::merge;
+use super::lane::{Published, merge};
 use super::stale::Stale;
 use crate::EngineError;
 use crate::cpu::Cpu;
@@ -19,7 +19,7 @@ const COLD_AGE: u32 = 256;
 /// Chunks between two looks for cold pages.
 const RELEASE_EVERY: u64 = 8;
 /// Comparing so many pages is nothing beside a chunk.
-const FEW_PAGES: usize = 512;
+const FEW_PAGES: usize = 64;
 /// How many held pages are compared with the image at a chunk's start, where that is checked.
 const CHECKED_PAGES: usize = 256;
 
@@ -50,11 +50,8 @@ impl<C: Cpu> ChunkRunner<C> {
     pub(super) fn stale_pages(&mut self) -> Result<Stale, MemoryError> {
         let commits = self.lane().take_incoming();
         let incoming = merge(&commits);
+        self.follow_page_tables(&commits);
         let faults = self.shared.settings.faults;
-        let may_forget = !faults.makes(Mistake::SkipForgetTranslations);
-        if !incoming.is_empty() && self.shared.isolation == Isolation::Parallel && may_forget {
-            self.seat.cpu.forget_translations();
-        }
         if incoming.iter().any(|&page| self.guarded.contains(page)) {
             self.seat.cpu.expect_privileged_code();
         }
@@ -73,6 +70,29 @@ impl<C: Cpu> ChunkRunner<C> {
             })?;
         }
         Ok(Stale::new(stale, commits))
+    }
+
+    /// Whether KVM keeps translations that others' commits can make wrong.
+    pub(super) fn keeps_translations(&self) -> bool {
+        self.platform == Platform::Pc
+            && self.shared.isolation == Isolation::Parallel
+            && self.shared.settings.paging == Paging::Shadow
+    }
+
+    /// Forgets translations if these commits may have made some wrong. That costs a tenth of a millisecond, and every page
+    /// that the guest then touches a fault.
+    fn follow_page_tables(&mut self, commits: &[Published]) {
+        let faults = self.shared.settings.faults;
+        if !self.keeps_translations() || faults.makes(Mistake::SkipForgetTranslations) {
+            return;
+        }
+        let is_void = commits.iter().any(|commit| commit.voids_translations);
+        self.has_overlooked |= !commits.is_empty();
+        // Whether a commit voids translations is told for long mode alone.
+        if is_void || (self.has_overlooked && !self.seat.start.is_in_long_mode()) {
+            self.has_overlooked = false;
+            self.seat.cpu.forget_translations();
+        }
     }
 
     /// Makes sure that no page of the view is stale; gives the last commit that it then shows.

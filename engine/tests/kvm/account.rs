@@ -23,7 +23,7 @@ const SIDE_BY_SIDE: Faults = Faults {
 #[test]
 fn a_contended_counter_is_found_by_name() {
     let Some(host) = host() else { return };
-    let guest = Guest::new("counter", "n=3000000 mode=atomic", 2);
+    let guest = Guest::new("counter", "n=12000000 mode=atomic", 2);
     let symbols = Symbols::open(&guest.path).unwrap();
     let run = Recorded::start(&host, &guest, guest.machine(&host), settings(SIDE_BY_SIDE));
     let run = run.unwrap();
@@ -41,8 +41,14 @@ fn a_contended_counter_is_found_by_name() {
     };
     assert_eq!(winner.0 + worst.loser.0, 1, "{worst:?}");
     for places in [&worst.loser_at, &worst.winner_at] {
-        let (function, _) = symbols.function_at(places[0].what).unwrap();
-        assert_eq!(function, "program_run", "{worst:?}");
+        // Not always the first: the barrier before it is on the same page, and a busy host makes it long.
+        let mut functions = places
+            .iter()
+            .filter_map(|place| symbols.function_at(place.what));
+        assert!(
+            functions.any(|(function, _)| function == "program_run"),
+            "{worst:?}"
+        );
     }
     // Pages that conflicted otherwise are the program's, too: its barrier, its end.
     let program = Gpa(2 << 20)..Gpa(3 << 20);

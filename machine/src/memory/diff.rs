@@ -126,6 +126,14 @@ pub(crate) unsafe fn push_changed_runs(
 }
 
 impl ChangedWords {
+    /// The places of the words that have changed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        let groups = (0..).step_by(GROUP).zip(self.0);
+        groups.flat_map(|(base, mask)| {
+            (0..GROUP).filter_map(move |bit| (mask >> bit & 1 != 0).then_some(base + bit))
+        })
+    }
+
     /// The first word from `at` on that has changed, or has not; one past the last if there is none.
     fn next(&self, at: usize, has_changed: bool) -> usize {
         let flip = if has_changed { 0 } else { u64::MAX };

@@ -9,6 +9,7 @@ mod layout;
 mod mapping;
 mod page_set;
 mod residency;
+mod translations;
 mod view;
 
 pub use diff::ChangedWords;

@@ -11,6 +11,7 @@ use super::image::{Image, MemoryError};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, NoFaultAround, Sharing};
 use super::residency::{self, Residency};
+use super::translations::voids_translations;
 
 /// A vCPU's private view of guest memory.
 #[derive(Debug)]
@@ -72,6 +73,14 @@ impl View {
         let address = self.layout().gpa_of(page).0;
         // SAFETY: as in `changed_words`.
         unsafe { push_changed_runs(address, old.cast(), new.cast(), changed, out) }
+    }
+
+    /// Whether what was translated through this page, if it is one of page tables in long mode, may be wrong now that
+    /// these words of it differ from the image.
+    pub fn voids_translations(&self, page: PageIndex, changed: &ChangedWords) -> bool {
+        let (old, new) = (self.image.page(page), self.page(page));
+        // SAFETY: as in `changed_words`.
+        unsafe { voids_translations(self.layout(), old.cast(), new.cast(), changed) }
     }
 
     /// Copies private pages into the image. The caller holds the commit lock, and the vCPU stands

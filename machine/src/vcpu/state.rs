@@ -137,6 +137,12 @@ impl VcpuState {
         load(&self.bytes[SREGS..])
     }
 
+    /// Whether it is in long mode, with paging then.
+    pub fn is_in_long_mode(&self) -> bool {
+        const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
+        self.sregs().efer & EFER_LONG_MODE_ACTIVE != 0
+    }
+
     /// Sets the segment and control registers.
     pub fn set_sregs(&mut self, sregs: &kvm_sregs) {
         store(sregs, &mut self.bytes[SREGS..]);
