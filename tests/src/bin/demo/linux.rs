@@ -1,5 +1,6 @@
 //! `--linux`: an ordinary Linux machine with a disk and a network address, whose hosts are killed in turn.
 
+use std::thread;
 use std::time::Duration;
 
 use samsara_tests::linux::{LinuxGuest, check_disk};
@@ -11,8 +12,9 @@ use samsara_tests::{HarnessError, Wire};
 use super::{EXIT_FAILED, EXIT_WRONG, Failure};
 
 const KILLS: usize = 3;
-/// Requests that the client makes between a kill and what comes next.
-const ANSWERS: u64 = 300;
+/// For how long the client is served between a kill and what comes next: at least so many requests.
+const STRETCH: Duration = Duration::from_secs(8);
+const ANSWERS: u64 = 10;
 const BOOT_BOUND: Duration = Duration::from_mins(4);
 const END_BOUND: Duration = Duration::from_mins(1);
 const SEED: u64 = 1;
@@ -53,14 +55,19 @@ pub(super) fn run() -> Result<(), Failure> {
     check_end(service)
 }
 
+fn serve(client: &Client) -> Result<(), HarnessError> {
+    thread::sleep(STRETCH);
+    client.wait_more(ANSWERS)
+}
+
 fn kill_once(service: &mut Service, client: &Client) -> Result<(), HarnessError> {
-    client.wait_more(ANSWERS)?;
+    serve(client)?;
     let name = service.pair.primary.name().to_owned();
     let at = service.pair.kill_primary()?;
     client.wait_more(1)?;
     let away = at.elapsed();
     println!("{name} is killed: the connection is answered again after {away:.0?}");
-    client.wait_more(ANSWERS)?;
+    serve(client)?;
     let (took, bytes) = service.protect_again()?;
     println!(
         "{name} is back as backup: protected after {took:.1?}, with {} KiB of its disk sent",
