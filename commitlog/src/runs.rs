@@ -104,15 +104,17 @@ pub struct ByteRunsBuilder {
 }
 
 impl ByteRunsBuilder {
-    /// A builder with room for so many encoded bytes.
-    pub fn with_capacity(bytes: usize) -> Self {
+    /// A builder that encodes into this buffer, whose contents are dropped.
+    pub fn in_buffer(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
         Self {
-            encoded: Vec::with_capacity(bytes),
+            encoded: buffer,
             end: 0,
         }
     }
 
     /// Adds a run. Runs must rise and not overlap; empty ones are dropped.
+    #[inline]
     pub fn push(&mut self, address: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -122,26 +124,39 @@ impl ByteRunsBuilder {
             "byte runs must rise: {address:#x} < {:#x}",
             self.end
         );
-        for number in [address - self.end, bytes.len() as u64] {
-            if number < 0x80 {
-                self.encoded.push(number as u8);
-            } else {
+        let (gap, length) = (address - self.end, bytes.len() as u64);
+        if gap < 0x80 && length < 0x80 {
+            self.encoded.extend_from_slice(&[gap as u8, length as u8]);
+        } else {
+            for number in [gap, length] {
                 let (digits, count) = varint(number);
                 self.encoded.extend_from_slice(&digits[..count]);
             }
         }
-        self.encoded.extend_from_slice(bytes);
-        self.end = address + bytes.len() as u64;
+        // Most runs of a page with many are one word, which is copied without a call.
+        match <&[u8; 8]>::try_from(bytes) {
+            Ok(word) => self.encoded.extend_from_slice(word),
+            Err(_) => self.encoded.extend_from_slice(bytes),
+        }
+        self.end = address + length;
     }
 
-    /// Bytes encoded so far.
-    pub fn encoded_bytes(&self) -> usize {
-        self.encoded.len()
+    /// What is encoded so far.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
     }
 
     /// The runs.
     pub fn finish(self) -> ByteRuns {
-        ByteRuns(self.encoded.into())
+        self.finish_in(Bytes::from)
+    }
+
+    /// The runs, in what `make` makes of the buffer: the same bytes.
+    pub fn finish_in(self, make: impl FnOnce(Vec<u8>) -> Bytes) -> ByteRuns {
+        let length = self.encoded.len();
+        let encoded = make(self.encoded);
+        assert_eq!(encoded.len(), length, "the runs are what was encoded");
+        ByteRuns(encoded)
     }
 }
 

@@ -80,7 +80,7 @@ pub const KEYS: &[Key] = &[
     set("recording.form", "\"auto\"", "\"auto\", \"effects\" or \"order\"", "what travels of a chunk: the bytes that it changed, or the order to run it again, which is a few bytes; \"auto\": orders while the network is what is slow"),
     set("recording.counter", "\"auto\"", "\"auto\", \"exits\" or \"single-step\"", "what counts the progress of vCPUs, so that chunks that were cut can be run again; \"exits\": nothing, only chunks that end by exits are; \"single-step\": slow, for tests"),
     set("recording.chunk_min_us", "200", "a whole number from 10 to 1000000", "shortest chunk timer, microseconds"),
-    set("recording.chunk_max_us", "5000", "a whole number from 10 to 1000000", "longest chunk timer, microseconds; far below what a commit takes, guests that write much hardly get on"),
+    set("recording.chunk_max_us", "5000", "a whole number from 10 to 1000000", "longest chunk timer, microseconds; up to 8 times that for a guest that writes so much that commits take long"),
     set("recording.digest_every", "256", "a whole number from 0 to 1000000000", "commits between two digests of the whole machine; 0: never"),
     set("recording.held_pages_max", "0", "a whole number from 0 to 16777216", "most pages that a view keeps writable across chunks; 0: automatic"),
     set("recording.squashes_before_exclusive", "4", "a whole number from 1 to 1000", "squashes in a row after which a chunk runs while the others wait"),

@@ -6,7 +6,8 @@ use samsara_commitlog::{ByteRuns, ByteRunsBuilder, Effects};
 use samsara_machine::machine::ChunkDigest;
 use samsara_machine::memory::{ChangedWords, PageIndex, View};
 
-use super::held::HeldPages;
+use super::buffers::Buffers;
+use super::held::{Density, HeldPages};
 use super::job::Job;
 use super::rotation::Rotation;
 
@@ -29,6 +30,48 @@ pub(super) struct Changes {
     pub(super) voids_translations: bool,
 }
 
+/// Changes as they are found: each page is compared, encoded and digested while it is in the processor's cache.
+struct Finding<'a> {
+    view: &'a View,
+    /// Whether there may be page tables that others have translations of among the pages.
+    may_be_tables: bool,
+    runs: ByteRunsBuilder,
+    digest: ChunkDigest,
+    pages: Vec<PageIndex>,
+    densities: Vec<Density>,
+    voids_translations: bool,
+}
+
+impl Finding<'_> {
+    /// Adds what has changed of a page, if anything has.
+    fn compare(&mut self, page: PageIndex, density: Density) {
+        if density.is_dense() && !self.may_be_tables {
+            if !self.view.equals_image(page) {
+                let begin = self.runs.encoded().len();
+                self.view.push_page(page, &mut self.runs);
+                self.added(page, begin, density.aged());
+            }
+        } else if let Some(changed) = self.view.changed_words(page) {
+            self.add(page, &changed);
+        }
+    }
+
+    /// Adds the words of a page that have changed.
+    fn add(&mut self, page: PageIndex, changed: &ChangedWords) {
+        self.voids_translations |=
+            self.may_be_tables && self.view.voids_translations(page, changed);
+        let begin = self.runs.encoded().len();
+        self.view.push_changes(page, changed, &mut self.runs);
+        self.added(page, begin, Density::of(changed));
+    }
+
+    fn added(&mut self, page: PageIndex, begin: usize, density: Density) {
+        self.digest.add(&self.runs.encoded()[begin..]);
+        self.pages.push(page);
+        self.densities.push(density);
+    }
+}
+
 impl Changes {
     /// The bytes in which the held pages differ from the image. `room` is how many bytes the last
     /// chunk's encoded runs took, and then this one's: they may be as many. With `helpers`, vCPUs that
@@ -39,28 +82,39 @@ impl Changes {
         room: &mut usize,
         helpers: Option<&Rotation>,
         may_be_tables: bool,
+        buffers: &Buffers,
     ) -> Self {
-        let mut runs = ByteRunsBuilder::with_capacity(*room);
-        let mut pages = Vec::new();
-        let mut voids_translations = false;
-        let mut add = |(page, changed)| {
-            voids_translations |= may_be_tables && view.voids_translations(page, &changed);
-            view.push_changes(page, &changed, &mut runs);
-            pages.push(page);
+        let mut finding = Finding {
+            view,
+            may_be_tables,
+            runs: buffers.builder(*room),
+            digest: ChunkDigest::default(),
+            pages: Vec::new(),
+            densities: Vec::new(),
+            voids_translations: false,
         };
         match helpers {
-            Some(rotation) if held.count() > PART => {
+            Some(rotation) if held.count() > PART && rotation.has_line() => {
                 let parts = compare_together(view, held.pages().collect(), rotation);
-                parts.into_iter().flatten().for_each(&mut add);
+                let changed = parts.into_iter().flatten();
+                changed.for_each(|(page, changed)| finding.add(page, &changed));
             }
-            _ => changed_pages(view, held.pages()).for_each(&mut add),
+            _ => held
+                .densities()
+                .for_each(|(page, density)| finding.compare(page, density)),
         }
-        let rewritten = held.changed(&pages);
-        *room = runs.encoded_bytes();
-        let runs = runs.finish();
-        let digest = ChunkDigest::new(&runs);
-        Self {
+        let Finding {
             runs,
+            digest,
+            pages,
+            densities,
+            voids_translations,
+            ..
+        } = finding;
+        let rewritten = held.changed(&pages, &densities);
+        *room = runs.encoded().len();
+        Self {
+            runs: buffers.finish(runs),
             pages,
             digest,
             rewritten,
@@ -104,4 +158,60 @@ fn compare_together(
 pub(super) fn are_too_many(view: &View, held: &HeldPages) -> bool {
     let changed = || held.pages().filter(|&page| !view.equals_image(page));
     held.count() > PAGES_MAX && changed().count() > PAGES_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use samsara_commitlog::{Gpa, PAGE_BYTES, Shape};
+    use samsara_machine::memory::Image;
+
+    use super::super::held::PageSet;
+    use super::*;
+
+    const PAGE: PageIndex = PageIndex(3);
+    const AT: u64 = PAGE.0 as u64 * PAGE_BYTES as u64;
+
+    fn changes(view: &Arc<View>, held: &mut HeldPages) -> Changes {
+        held.end_chunk();
+        Changes::find(view, held, &mut 0, None, false, &Buffers::new(1))
+    }
+
+    /// A page that changed nearly as a whole is taken as a whole for a while, if it changes at all.
+    #[test]
+    fn dense_pages_are_taken_whole() {
+        let image = Image::new(Shape {
+            vcpu_count: 1,
+            memory_bytes: 16 << 20,
+        });
+        let image = Arc::new(image.unwrap());
+        let view = Arc::new(View::new(&image).unwrap());
+        let set = PageSet::new(view.layout().page_count());
+        let mut held = HeldPages::default();
+        held.insert(&set, PAGE);
+        let store = |words: u64, value| {
+            for word in 0..words {
+                view.store(Gpa(AT + 8 * word), value).unwrap();
+            }
+        };
+        // The image stays as it is: what differs from it adds up.
+        store(1, 1);
+        assert_eq!(changes(&view, &mut held).runs.run_bytes(), 1);
+        store(400, 2);
+        assert_ne!(
+            changes(&view, &mut held).runs.run_bytes(),
+            PAGE_BYTES as u64
+        );
+        for _ in 0..16 {
+            let found = changes(&view, &mut held);
+            assert_eq!(found.pages, [PAGE]);
+            assert_eq!(found.runs.run_bytes(), PAGE_BYTES as u64);
+            assert_eq!(found.runs.iter().next().unwrap().0, AT);
+        }
+        assert_ne!(
+            changes(&view, &mut held).runs.run_bytes(),
+            PAGE_BYTES as u64
+        );
+        store(400, 0);
+        assert!(changes(&view, &mut held).pages.is_empty());
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::Boundary;
-use samsara_machine::bare::Guarded;
+use samsara_machine::bare::{Guarded, is_yield};
 use samsara_machine::kvm::{Harvest, RawExit};
 use samsara_machine::memory::{PageIndex, Residency};
 use samsara_machine::{Platform, Source, Touched};
@@ -49,6 +49,8 @@ pub(super) struct ChunkRunner<C> {
     pub(super) runs_bytes: usize,
     /// Chunks run, lost ones too.
     pub(super) chunks: u64,
+    /// How long to wait for others before the next chunk, which will otherwise only find that it must.
+    pub(super) rest: Option<Duration>,
     /// Others have committed since translations were last forgotten.
     pub(super) has_overlooked: bool,
 }
@@ -78,6 +80,7 @@ impl<C: Cpu> ChunkRunner<C> {
             held_pages_max,
             runs_bytes: 0,
             chunks: 0,
+            rest: None,
             has_overlooked: false,
         }
     }
@@ -159,6 +162,7 @@ impl<C: Cpu> ChunkRunner<C> {
         let result = self.result(&raw, started_after, ran >= limit)?;
         let outcome = self.commit(&raw, result, began, ran)?;
         if outcome == Outcome::Committed {
+            self.rest = is_yield(&raw).then(|| self.seat.pacing.rest(ran)).flatten();
             self.seat.pacing.cost(began.elapsed().saturating_sub(ran));
         }
         Ok(outcome)

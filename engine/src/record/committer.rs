@@ -10,6 +10,7 @@ use samsara_machine::memory::PageIndex;
 use samsara_machine::pc::Delivery;
 use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 
+use super::buffers::Buffers;
 use super::faults::Faults;
 use super::lane::{By, Lane, LaneIndex, Published};
 use super::rotation::Rotation;
@@ -110,6 +111,8 @@ pub(super) struct Shared {
     pub(super) rotation: Rotation,
     pub(super) lanes: Vec<Lane>,
     pub(super) outside: Arc<dyn Outside>,
+    /// What effects are encoded into.
+    pub(super) buffers: Buffers,
     pub(super) stats: Arc<Stats>,
     pub(super) settings: Settings,
     pub(super) isolation: Isolation,
@@ -125,6 +128,8 @@ pub(super) struct Shared {
     /// Somebody who waits may have something to do.
     changed: Condvar,
     sleepers: AtomicUsize,
+    /// Those among whoever waits that any commit concerns.
+    resting: AtomicUsize,
     /// The moment in guest time at which whoever serves the devices wakes by itself.
     alarm: AtomicU64,
     /// Guest clock at `started`.
@@ -148,6 +153,7 @@ impl Shared {
             machine: Mutex::new(machine),
             turnstile: Turnstile::default(),
             rotation: Rotation::default(),
+            buffers: Buffers::new(2 * lanes.len()),
             lanes,
             outside,
             stats,
@@ -157,6 +163,7 @@ impl Shared {
             input_file: Mutex::new(()),
             changed: Condvar::new(),
             sleepers: AtomicUsize::new(0),
+            resting: AtomicUsize::new(0),
             alarm: AtomicU64::new(u64::MAX),
             started: Instant::now(),
         }
@@ -243,6 +250,21 @@ impl Shared {
         Some(machine)
     }
 
+    /// Waits until others have committed something that a lane does not show yet, at most for so long.
+    pub(super) fn rest(&self, lane: LaneIndex, most: Duration) {
+        let end = Instant::now() + most;
+        let mut machine = self.machine();
+        self.resting.fetch_add(1, Ordering::Relaxed);
+        while !self.is_over(&machine) && !self.lane(lane).has_incoming() {
+            let Some(rest) = end.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            let waited = self.changed.wait_timeout(machine, rest);
+            machine = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.resting.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Wakes all that wait.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
@@ -296,6 +318,9 @@ impl Shared {
     /// Tells those that the state after a commit gives something to do: vCPUs that wait, vCPUs that run
     /// and have an interrupt waiting, and whoever serves the devices.
     fn wake(&self, machine: &Machine, by: Option<LaneIndex>) {
+        if self.resting.load(Ordering::Relaxed) > 0 {
+            self.changed.notify_all();
+        }
         if machine.platform() == Platform::Bare {
             return;
         }

@@ -76,6 +76,7 @@ impl<C: Cpu> ChunkRunner<C> {
             &mut self.runs_bytes,
             helpers,
             may_be_tables,
+            &shared.buffers,
         )
     }
 

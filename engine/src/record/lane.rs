@@ -139,6 +139,11 @@ impl Lane {
         std::mem::take(&mut self.incoming().sets)
     }
 
+    /// Whether others have committed since they were last taken.
+    pub(super) fn has_incoming(&self) -> bool {
+        !self.incoming().sets.is_empty()
+    }
+
     /// The pages of the same, rising, each once, without taking it.
     pub(super) fn peek_incoming(&self) -> Vec<PageIndex> {
         merge(&self.incoming().sets)

@@ -18,6 +18,7 @@
 //! the vCPUs whose chunks are lost. That only saves work; nothing depends on it.
 
 mod again;
+mod buffers;
 mod changes;
 mod checkpoint;
 mod chunk;

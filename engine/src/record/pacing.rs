@@ -21,7 +21,7 @@ const MEMORY: u32 = 16;
 /// Chunks for which a vCPU that has waited expects others to wait for it.
 const AFTER_WAIT: u32 = 8;
 /// From one part lost to so many kept on, a vCPU takes turns.
-const LOST_PARTS: u32 = 2;
+const LOST_PARTS: u32 = 1;
 /// Chunks, or milliseconds if they are longer, for which turns are taken, the first time and at most.
 const TURNS_MIN: u32 = 32;
 const TURNS_MAX: u32 = 256;
@@ -31,6 +31,12 @@ const TURN: Duration = Duration::from_millis(2);
 const RUN_PER_COST: u32 = 6;
 /// The shortest that a chunk that writes much is made.
 const CAP_MIN: Duration = Duration::from_micros(1);
+/// A chunk that yields after less than this has only looked whether it may go on.
+const LOOK_MAX: Duration = Duration::from_micros(100);
+/// Looks in a row after which a vCPU waits for others to commit, before it looks again.
+const LOOKS: u32 = 2;
+/// What writes so much that its commit costs a good part of the longest chunk gets chunks so many times as long.
+const LONGER: u32 = 8;
 /// Shortest chunk in a turn: what a change of turns costs is spread over it.
 const TURN_LENGTH_MIN: Duration = Duration::from_millis(1);
 /// As far as chunks in which the vCPU did not move grow, whatever the settings: entering the guest
@@ -54,7 +60,7 @@ pub(super) struct Pacing {
     stuck_chunks: u32,
     squashes: u32,
     exclusive_after: u32,
-    /// Time of recent chunks that committed and changed memory, and of those that were squashed.
+    /// Time of recent chunks that committed and changed memory, with their commits, and of those that were squashed.
     useful: Duration,
     lost: Duration,
     /// What a commit takes, a moving average.
@@ -97,7 +103,7 @@ impl Pacing {
             idle_chunks: 0,
             waits: 0,
             after_wait: 0,
-            cap: max,
+            cap: max * LONGER,
             stuck_chunks: 0,
             squashes: 0,
             exclusive_after,
@@ -136,7 +142,7 @@ impl Pacing {
 
     /// The shortest chunk that is worth what its commit costs.
     fn worthwhile(&self) -> Duration {
-        (self.cost * RUN_PER_COST).clamp(self.min, self.max)
+        (self.cost * RUN_PER_COST).clamp(self.min, self.max * LONGER)
     }
 
     /// How long others may run before a vCPU that waits asks them to commit: longer the longer it
@@ -146,9 +152,16 @@ impl Pacing {
         longer.min(self.max)
     }
 
+    /// For how long a vCPU that has yielded after it `ran` so long waits for others to commit, before it looks again.
+    pub(super) fn rest(&self, ran: Duration) -> Option<Duration> {
+        (ran < LOOK_MAX && self.waits >= LOOKS).then(|| self.patience())
+    }
+
     /// A chunk took this long to commit, after it had run.
     pub(super) fn cost(&mut self, cost: Duration) {
         self.cost = (self.cost * 7 + cost) / 8;
+        // Chunks that are lost beside others cost less than waiting while those commit.
+        self.useful += cost;
     }
 
     /// Whether the vCPU keeps its turn for its next chunk: it gets on, has not had it for long, and a
@@ -193,7 +206,7 @@ impl Pacing {
     /// A chunk that `ran` so long committed. `has_waited` if it seems to have waited for another vCPU.
     pub(super) fn committed(&mut self, ran: Duration, boundary: Boundary, has_waited: bool) {
         self.squashes = 0;
-        self.cap = (self.cap * 5 / 4).min(self.max);
+        self.cap = (self.cap * 5 / 4).min(self.max * LONGER);
         if has_waited {
             self.waited(boundary);
         } else {
@@ -399,8 +412,25 @@ mod tests {
         }
         assert!(pacing.limit() > MIN * 5);
         for _ in 0..50 {
-            pacing.cost(MAX);
+            pacing.cost(MAX * 2);
         }
-        assert_eq!(pacing.limit(), MAX);
+        assert_eq!(pacing.limit(), MAX * LONGER, "beyond the usual longest");
+        pacing.too_large();
+        assert_eq!(pacing.limit(), MAX * LONGER / 2);
+    }
+
+    #[test]
+    fn who_only_looks_whether_it_may_go_on_rests() {
+        let look = Duration::from_micros(30);
+        let mut pacing = Pacing::new(MIN, MAX, 4);
+        pacing.committed(look, Boundary::Exit, true);
+        assert_eq!(pacing.rest(look), None, "once may be chance");
+        pacing.committed(look, Boundary::Exit, true);
+        let first = pacing.rest(look).unwrap();
+        assert_eq!(pacing.rest(MIN), None, "it computed");
+        pacing.committed(look, Boundary::Exit, true);
+        assert!(pacing.rest(look).unwrap() > first);
+        pacing.committed(look, Boundary::Exit, false);
+        assert_eq!(pacing.rest(look), None, "it got on");
     }
 }

@@ -61,6 +61,12 @@ impl Rotation {
         turn
     }
 
+    /// Whether others wait for their turn.
+    pub(super) fn has_line(&self) -> bool {
+        let in_line = self.next.load(Ordering::SeqCst) - self.served.load(Ordering::SeqCst);
+        in_line >= 2
+    }
+
     /// Does a job, with those that wait for their turn.
     pub(super) fn share(&self, job: Job) {
         let job = Arc::new(job);
@@ -69,8 +75,7 @@ impl Rotation {
     }
 
     fn offer(&self, job: &Arc<Job>) -> Option<Offer<'_>> {
-        let in_line = self.next.load(Ordering::SeqCst) - self.served.load(Ordering::SeqCst);
-        if in_line < 2 {
+        if !self.has_line() {
             return None;
         }
         let mut waiting = self.lock();

@@ -171,12 +171,17 @@ fn chunk<'a, C: Cpu>(
     if company == Company::Turns && turn.is_none() {
         *turn = Some(shared.rotation.enter());
     }
-    let _beside = shared.turnstile.beside();
+    let beside = shared.turnstile.beside();
     if runner.get_ready()? {
         runner.run_chunk()?;
     }
     if !runner.keeps_turn() {
         *turn = None;
+    }
+    drop(beside);
+    if let Some(most) = runner.rest.take() {
+        *turn = None;
+        shared.rest(runner.lane, most);
     }
     Ok(())
 }

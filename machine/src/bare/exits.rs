@@ -32,6 +32,19 @@ impl Seen<'_> {
     }
 }
 
+/// Whether a vCPU has nothing to do until others commit, for all that it says.
+pub fn is_yield(raw: &RawExit) -> bool {
+    const YIELD: u64 = super::devices::DEVICE_PAGE + super::register::YIELD;
+    matches!(
+        raw,
+        RawExit::Write {
+            space: Space::Mmio,
+            address: YIELD,
+            ..
+        }
+    )
+}
+
 /// Turns a raw exit into the exit that a record has. `random` answers reads that need bits from
 /// outside. The state is that of the exit.
 pub fn interpret(

@@ -12,7 +12,7 @@ mod tables;
 pub(crate) use boot::are_confined;
 pub use boot::{BootError, boot};
 pub use devices::{BareDevices, DEVICE_PAGE, DeviceError, Effect, register};
-pub use exits::{Seen, interpret};
+pub use exits::{Seen, interpret, is_yield};
 pub use operation::{Operation, Pending};
 pub use program::{PARAMS_MAX, Program, ProgramError};
 pub use tables::{Guarded, stepper};

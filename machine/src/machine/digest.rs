@@ -7,6 +7,7 @@ use super::Machine;
 use crate::vcpu::VcpuState;
 
 /// Digest of a chunk's result: the byte runs that it changed, then the vCPU's whole state.
+#[derive(Default)]
 pub struct ChunkDigest(Xxh3);
 
 impl std::fmt::Debug for ChunkDigest {
@@ -16,11 +17,16 @@ impl std::fmt::Debug for ChunkDigest {
 }
 
 impl ChunkDigest {
-    /// Begins with the changed memory.
+    /// Of this changed memory.
     pub fn new(memory: &ByteRuns) -> Self {
-        let mut digest = Xxh3::new();
-        digest.update(memory.encoded());
-        Self(digest)
+        let mut digest = Self::default();
+        digest.add(memory.encoded());
+        digest
+    }
+
+    /// Adds the next part of the encoded byte runs.
+    pub fn add(&mut self, encoded: &[u8]) {
+        self.0.update(encoded);
     }
 
     /// The digest, with the state after the chunk.

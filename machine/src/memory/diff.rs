@@ -134,6 +134,11 @@ impl ChangedWords {
         })
     }
 
+    /// How many words have changed.
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|mask| mask.count_ones()).sum()
+    }
+
     /// The first word from `at` on that has changed, or has not; one past the last if there is none.
     fn next(&self, at: usize, has_changed: bool) -> usize {
         let flip = if has_changed { 0 } else { u64::MAX };

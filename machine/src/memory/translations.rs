@@ -92,7 +92,9 @@ mod tests {
         });
         let [old, new] = [old, new].map(|words| {
             let mut page = PageCopy::zeroed();
-            words.iter().for_each(|&(at, word)| page.0[at] = word);
+            for &(at, word) in words {
+                page.0[at] = word;
+            }
             page
         });
         let (old, new) = (old.0.as_ptr(), new.0.as_ptr());

@@ -75,6 +75,13 @@ impl View {
         unsafe { push_changed_runs(address, old.cast(), new.cast(), changed, out) }
     }
 
+    /// Adds a whole page to `out`, whatever of it differs from the image.
+    pub fn push_page(&self, page: PageIndex, out: &mut ByteRunsBuilder) {
+        // SAFETY: a page of the mapping; the vCPU that could write it is not running.
+        let bytes = unsafe { std::slice::from_raw_parts(self.page(page), PAGE_BYTES) };
+        out.push(self.layout().gpa_of(page).0, bytes);
+    }
+
     /// Whether what was translated through this page, if it is one of page tables in long mode, may be wrong now that
     /// these words of it differ from the image.
     pub fn voids_translations(&self, page: PageIndex, changed: &ChangedWords) -> bool {
