@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use samsara_commitlog::{GuestTime, Shape};
 use samsara_config::{Config, Role};
-use samsara_engine::{DivergenceCause, Stats};
+use samsara_engine::{DivergenceCause, Phase, Stats};
 use samsara_replication::transport::LinkStats;
 use samsara_replication::{Lag, QuantileSummary, Quantiles};
 
@@ -144,6 +144,9 @@ impl Board {
         status.counters.exclusive_chunks = counts.exclusive_chunks;
         status.counters.effect_bytes = counts.effect_bytes;
         status.counters.faults_avoided = counts.faults_avoided;
+        let spent = Phase::ALL.into_iter().zip(counts.spent);
+        let spent = spent.map(|(phase, time)| (phase.as_str().to_owned(), time.as_millis() as u64));
+        status.counters.vcpu_ms = spent.collect();
         [status.counters.log_bytes, status.counters.order_bytes] = self.world.sent_bytes();
         let following = &self.following;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -89,6 +89,10 @@ pub struct Report {
     /// Pages that chunks changed without a fault, because they were held already.
     #[serde(default)]
     pub faults_avoided: u64,
+    /// What vCPUs' threads on this host spent their time on, milliseconds, all together: `guest` in chunks that were committed, `find`
+    /// their changes, `lock` waiting to commit them, `commit`, `upkeep` of views, `lost` chunks, waiting for a `turn`, `rest`.
+    #[serde(default)]
+    pub vcpu_ms: BTreeMap<String, u64>,
     /// Bytes of effects.
     pub effect_bytes: u64,
     /// Bytes of encoded records.
@@ -155,6 +159,7 @@ impl Report {
             squashes: counters.squashes,
             exclusive_chunks: counters.exclusive_chunks,
             faults_avoided: counters.faults_avoided,
+            vcpu_ms: counters.vcpu_ms.clone(),
             effect_bytes: counters.effect_bytes,
             log_bytes: counters.log_bytes,
             order_bytes: counters.order_bytes,

@@ -167,6 +167,10 @@ pub struct Counters {
     /// Pages that chunks changed without a fault, because they were held already.
     #[serde(default)]
     pub faults_avoided: u64,
+    /// What vCPUs' threads on this host spent their time on, milliseconds, all together: `guest` in chunks that were committed, `find`
+    /// their changes, `lock` waiting to commit them, `commit`, `upkeep` of views, `lost` chunks, waiting for a `turn`, `rest`.
+    #[serde(default)]
+    pub vcpu_ms: BTreeMap<String, u64>,
     /// Bytes of effects.
     pub effect_bytes: u64,
     /// Bytes of encoded records.

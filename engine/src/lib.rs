@@ -6,6 +6,7 @@ mod cpu;
 mod native;
 mod outside;
 mod record;
+mod spent;
 mod stats;
 mod top;
 
@@ -20,6 +21,7 @@ pub use record::{
 };
 #[doc(hidden)]
 pub use record::{Faults, Mistake};
+pub use spent::{Phase, Spent, Times};
 pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
 use samsara_machine::{ApplyError, kvm, memory};

@@ -8,6 +8,7 @@ use samsara_commitlog::VcpuIndex;
 
 use crate::conflicts::{Conflict, Conflicts};
 use crate::record::DivergenceCause;
+use crate::spent::{Spent, Times};
 
 /// Counts of one vCPU.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct LaneStats {
     pub too_large: AtomicU64,
     /// Time that went into squashed chunks, and into undoing them.
     pub lost_ns: AtomicU64,
+    /// What its thread spent its time on.
+    pub spent: Spent,
     conflicts: Mutex<Conflicts>,
 }
 
@@ -109,6 +112,8 @@ pub struct StatsSnapshot {
     pub too_large: u64,
     /// Time that went into squashed chunks, and into undoing them.
     pub lost: Duration,
+    /// What the vCPUs' threads spent their time on, by [`Phase`](crate::Phase).
+    pub spent: Times,
     /// Encoded bytes of effects.
     pub effect_bytes: u64,
     /// Pages that committed chunks changed without a fault, because they were held already.
@@ -156,7 +161,14 @@ impl Stats {
                 .map(|lane| of(lane).load(Ordering::Relaxed))
                 .sum()
         };
+        let mut spent = Times::default();
+        for lane in &self.lanes {
+            for (sum, time) in spent.iter_mut().zip(lane.spent.read()) {
+                *sum += time;
+            }
+        }
         StatsSnapshot {
+            spent,
             chunks_by_vcpu: self.lanes.iter().map(|lane| load(&lane.chunks)).collect(),
             commits: load(&self.commits),
             squashes: sum(|lane| &lane.squashes),

@@ -1,5 +1,6 @@
 //! What is measured of a workload.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use serde::Serialize;
@@ -93,6 +94,9 @@ pub(super) struct Recorded {
     pub(super) squash_share: f64,
     /// Pages written again without a fault, because they were held.
     pub(super) faults_avoided_per_second: f64,
+    /// What the vCPUs' threads spent their time on, of all their time while the guest ran: shares by phase, see `vcpu_ms`
+    /// of a report. What is left waited before the first chunk or after the last.
+    pub(super) spent: BTreeMap<String, f64>,
     /// Changed bytes of memory and registers, in whichever form their chunks travelled.
     pub(super) effects: Volume,
     /// What was sent to the backup.
@@ -223,12 +227,24 @@ impl Recorded {
             chunks_per_second: chunks / seconds,
             squash_share: squashes / (squashes + chunks).max(1.0),
             faults_avoided_per_second: sum(|report| report.faults_avoided) / seconds,
+            spent: spent(reports),
             effects: volume(sum(|report| report.effect_bytes)),
             sent: (sum(|report| report.log_bytes) > 0.0).then(|| sent(reports, volume)),
             lag_verified_us: lags.filter(|lag| lag.count > 0).max_by_key(|lag| lag.p50),
             times,
         }
     }
+}
+
+/// Shares of the time that the vCPUs had.
+fn spent(reports: &[Report]) -> BTreeMap<String, f64> {
+    let mut shares = BTreeMap::new();
+    let had = |report: &Report| report.guest_seconds * report.chunks_by_vcpu.len() as f64;
+    let all: f64 = reports.iter().map(had).sum();
+    for (phase, ms) in reports.iter().flat_map(|report| &report.vcpu_ms) {
+        *shares.entry(phase.clone()).or_default() += *ms as f64 / 1e3 / all;
+    }
+    shares
 }
 
 fn sent(reports: &[Report], volume: impl Fn(f64) -> Volume) -> Sent {

@@ -97,6 +97,7 @@ pub(super) fn sample() -> Results {
         chunks_per_second: 1234.0,
         squash_share: 0.125,
         faults_avoided_per_second: 56_789.0,
+        spent: [("guest".to_owned(), 0.8)].into(),
         effects: volume(20e6),
         sent: is_protected.then(|| Sent {
             all: volume(5e6),

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use samsara_engine::Phase;
+
 use super::measure::{Measured, Recorded};
 use super::results::Results;
 use super::spread::{Means, Spread};
@@ -78,11 +80,27 @@ fn means(results: &Results) -> String {
 fn works(rows: &[Measured]) -> String {
     let mut text = String::from("\nwhat recording did\n\n");
     text += &work(rows, |one| one.recorded.as_ref(), Columns::Recorded);
+    text += "\nwhere the time of recorded vCPUs went, % of it\n\n";
+    text += &spent(rows);
     if rows.iter().any(|one| one.protected.is_some()) {
         text += "\nwhat protection did, and how far behind the backup was\n\n";
         text += &work(rows, |one| one.protected.as_ref(), Columns::Protected);
     }
     text
+}
+
+fn spent(rows: &[Measured]) -> String {
+    let head = Phase::ALL.map(|phase| phase.as_str().to_owned());
+    let row = |one: &Measured| {
+        let spent = &one.recorded.as_ref()?.spent;
+        let share = |phase: Phase| spent.get(phase.as_str()).copied().unwrap_or_default();
+        let cells = Phase::ALL.map(|phase| format!("{:.1}", share(phase) * 100.0));
+        Some(work_row(&one.name, cells.into_iter()))
+    };
+    let head = work_row("", head.into_iter());
+    std::iter::once(head)
+        .chain(rows.iter().filter_map(row))
+        .collect()
 }
 
 /// What there is to tell of runs.
@@ -205,6 +223,8 @@ fn notes(results: &Results) -> String {
         "\
 effects: bytes that chunks changed, in whichever form they travel; orders: chunks that travel as orders to run them again; sent: all encoded records
 faults avoided: pages that a chunk changed although they were not faulted in, because the vCPU holds them
+time: guest: in chunks that were committed; find: their changes; lock: waiting to commit; commit: under the lock; upkeep: of the view;
+      lost: chunks for nothing; turn: waiting for a turn, or for the backup; rest: nothing to do
 instructions: {instructions}
 "
     )
@@ -235,7 +255,7 @@ mod tests {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         let widths = text.lines().filter(|line| line.starts_with("radix"));
-        assert_eq!(widths.count(), 3);
+        assert_eq!(widths.count(), 4);
     }
 
     #[test]

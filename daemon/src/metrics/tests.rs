@@ -33,6 +33,7 @@ fn counted() -> Counters {
         effects_fetched: 24,
         rerun_divergences: [("state".to_owned(), 25)].into(),
         faults_avoided: 26,
+        vcpu_ms: [("guest".to_owned(), 27)].into(),
     }
 }
 

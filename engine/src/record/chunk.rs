@@ -23,6 +23,7 @@ use super::seat::Seat;
 use super::stale::Stale;
 use crate::EngineError;
 use crate::cpu::Cpu;
+use crate::spent::{Laps, Phase};
 use crate::stats::{LaneStats, count};
 
 /// How a chunk ended.
@@ -51,6 +52,7 @@ pub(super) struct ChunkRunner<C> {
     pub(super) chunks: u64,
     /// How long to wait for others before the next chunk, which will otherwise only find that it must.
     pub(super) rest: Option<Duration>,
+    pub(super) laps: Laps,
     /// Others have committed since translations were last forgotten.
     pub(super) has_overlooked: bool,
 }
@@ -81,6 +83,7 @@ impl<C: Cpu> ChunkRunner<C> {
             runs_bytes: 0,
             chunks: 0,
             rest: None,
+            laps: Laps::start(),
             has_overlooked: false,
         }
     }
@@ -145,10 +148,12 @@ impl<C: Cpu> ChunkRunner<C> {
         }
         let began = Instant::now();
         let limit = self.seat.pacing.limit();
+        self.laps.lap(Phase::Upkeep);
         self.lane().begin_run();
         self.end_early_for_interrupt();
         let raw = self.execute(limit)?;
         self.lane().end_run();
+        self.laps.lap(Phase::Guest);
         let ran = began.elapsed();
         let stale = self.stale_pages()?;
         let is_too_large = changes::are_too_many(&self.lane().view, &self.held);
@@ -160,6 +165,7 @@ impl<C: Cpu> ChunkRunner<C> {
             return self.lose(&raw, &stale, None, began);
         }
         let result = self.result(&raw, started_after, ran >= limit)?;
+        self.laps.lap(Phase::Find);
         let outcome = self.commit(&raw, result, began, ran)?;
         if outcome == Outcome::Committed {
             self.rest = is_yield(&raw).then(|| self.seat.pacing.rest(ran)).flatten();
@@ -190,6 +196,9 @@ impl<C: Cpu> ChunkRunner<C> {
         self.squash(raw, &stale.pages, changed)?;
         let time = began.elapsed();
         self.account(stale, stood_at, time);
+        self.laps.lap(Phase::Lost);
+        self.laps
+            .lost(&self.shared.stats.lanes[usize::from(self.seat.index.0)].spent);
         self.lost(time, &stale.pages);
         Ok(Outcome::Squashed)
     }
@@ -281,6 +290,7 @@ impl<C: Cpu> ChunkRunner<C> {
             rip: self.seat.cpu.rip(),
         };
         let mut machine = shared.machine();
+        self.laps.lap(Phase::Lock);
         let locked = Instant::now();
         let stale = self.stale_pages()?;
         if !stale.is_empty() {
@@ -303,10 +313,14 @@ impl<C: Cpu> ChunkRunner<C> {
             self.seat.index
         );
         drop(machine);
+        self.laps.lap(Phase::Commit);
         shared.stats.commit.add(locked.elapsed());
         std::mem::swap(&mut self.seat.start, &mut self.seat.end);
         shared.kick_stale(&written, Some(self.lane));
         self.after_commit(boundary, &pages, ran)?;
+        self.laps.lap(Phase::Upkeep);
+        self.laps
+            .committed(&shared.stats.lanes[usize::from(self.seat.index.0)].spent);
         Ok(Outcome::Committed)
     }
 

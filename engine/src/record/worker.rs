@@ -14,6 +14,7 @@ use super::rotation::Turn;
 use super::seat::Seat;
 use crate::EngineError;
 use crate::cpu::Cpu;
+use crate::spent::Phase;
 use crate::stats::count;
 
 /// What a thread does next.
@@ -138,8 +139,10 @@ pub(super) fn run_all<C: Cpu>(shared: &Arc<Shared>, cpus: Vec<C>) -> Result<(), 
                     others[usize::from(at.0)] = Some(std::mem::replace(runner.seat(), seat));
                     at = vcpu;
                 }
+                runner.laps.lap(Phase::Rest);
                 shared.outside.wait_for_room();
                 let _beside = shared.turnstile.beside();
+                runner.laps.lap(Phase::Turn);
                 if runner.get_ready()? {
                     runner.run_chunk()?;
                 }
@@ -155,6 +158,7 @@ fn chunk<'a, C: Cpu>(
     runner: &mut ChunkRunner<C>,
     turn: &mut Option<Turn<'a>>,
 ) -> Result<(), EngineError> {
+    runner.laps.lap(Phase::Rest);
     shared.outside.wait_for_room();
     let company = runner.next_company();
     if company != Company::Turns {
@@ -163,6 +167,7 @@ fn chunk<'a, C: Cpu>(
     if company == Company::None {
         shared.kick_all();
         let _alone = shared.turnstile.alone();
+        runner.laps.lap(Phase::Turn);
         if runner.get_ready()? && runner.run_chunk()? == Outcome::Committed {
             count(&runner.stats().exclusive_chunks, 1);
         }
@@ -172,6 +177,7 @@ fn chunk<'a, C: Cpu>(
         *turn = Some(shared.rotation.enter());
     }
     let beside = shared.turnstile.beside();
+    runner.laps.lap(Phase::Turn);
     if runner.get_ready()? {
         runner.run_chunk()?;
     }
