@@ -140,6 +140,8 @@ impl Board {
         let counts = self.stats.snapshot();
         status.counters.commits = counts.commits;
         status.counters.chunks_by_vcpu = counts.chunks_by_vcpu;
+        let vcpus = status.vcpus as usize;
+        status.counters.chunks_by_vcpu.truncate(vcpus);
         status.counters.squashes = counts.squashes;
         status.counters.exclusive_chunks = counts.exclusive_chunks;
         status.counters.effect_bytes = counts.effect_bytes;

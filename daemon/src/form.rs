@@ -64,6 +64,10 @@ impl FormChooser {
     /// A chunk came out differently on the backup.
     pub(crate) fn diverged(&mut self, vcpu: VcpuIndex) {
         let vcpu = self.vcpu(vcpu);
+        if vcpu.effects_left > 0 && vcpu.orders == 0 {
+            // It was under way when the first came out differently.
+            return;
+        }
         let penalty = (2 * vcpu.penalty).clamp(EFFECTS_AFTER, EFFECTS_AFTER_MAX);
         *vcpu = Vcpu {
             effects_left: penalty,

@@ -118,7 +118,7 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let (sender, notices) = mpsc::unbounded_channel();
     let world = World::new(ack_level(&config), config.recording.form, input, sender);
     let world = Arc::new(world.map_err(|error| Failure::new(ExitCode::Internal, &error))?);
-    let stats = Arc::new(Stats::new(config.vm.vcpus as u8));
+    let stats = Arc::new(Stats::new(samsara_commitlog::Shape::VCPUS_MAX));
     let board = Arc::new(Board::new(
         &config,
         role,

@@ -596,12 +596,13 @@ impl Backup {
         now: Instant,
     ) {
         let order = order.filter(|_| self.is_order(encoded.frame));
-        let Some(order) = order else {
+        let (Some(order), Some(record)) = (order, encoded.frame.record()) else {
             return self.stream.push(seq, encoded, now);
         };
+        let guest_time = record.guest_time;
         // Before the order leaves: the backup may ask at once.
         let effects = self.handle.effects();
-        effects.keep(seq, order.vcpu, encoded.get().clone());
+        effects.keep(seq, guest_time, order.vcpu, encoded.get().clone());
         if let Some(order) = as_order(encoded.frame, order) {
             self.stream.push_order(seq, &order, now);
         }

@@ -2,12 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, VcpuIndex};
+use samsara_commitlog::{CommitSeq, GuestTime, VcpuIndex};
 
 /// A peer that fetches without end fills no memory.
 const FETCHED_MAX: usize = 64;
+/// Guest time that the backup may be behind with orders: after a failover, what it has not run is lost, and nobody
+/// has seen it.
+const LAG_MAX: Duration = Duration::from_millis(200);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -19,11 +23,19 @@ pub struct EffectStore {
 #[derive(Debug, Default)]
 struct State {
     /// Rising.
-    kept: VecDeque<(CommitSeq, VcpuIndex, Bytes)>,
+    kept: VecDeque<Kept>,
     bytes: usize,
     fetched: u64,
     /// vCPUs whose records were fetched, since somebody looked.
     fetched_of: Vec<VcpuIndex>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    seq: CommitSeq,
+    guest_time: GuestTime,
+    vcpu: VcpuIndex,
+    record: Bytes,
 }
 
 impl EffectStore {
@@ -36,26 +48,31 @@ impl EffectStore {
     }
 
     /// Keeps the encoded record of a vCPU's chunk. Commits rise.
-    pub fn keep(&self, seq: CommitSeq, vcpu: VcpuIndex, record: Bytes) {
+    pub fn keep(&self, seq: CommitSeq, guest_time: GuestTime, vcpu: VcpuIndex, record: Bytes) {
         let mut state = self.lock();
         state.bytes += record.len();
-        state.kept.push_back((seq, vcpu, record));
+        state.kept.push_back(Kept {
+            seq,
+            guest_time,
+            vcpu,
+            record,
+        });
     }
 
     /// The backup has verified all commits up to this one.
     pub fn verified(&self, seq: CommitSeq) {
         let mut state = self.lock();
-        while let Some((.., record)) = state.kept.pop_front_if(|(kept, ..)| *kept <= seq) {
-            state.bytes -= record.len();
+        while let Some(kept) = state.kept.pop_front_if(|kept| kept.seq <= seq) {
+            state.bytes -= kept.record.len();
         }
     }
 
     /// The record of a commit that the backup could not make itself.
     pub fn fetch(&self, seq: CommitSeq) -> Option<Bytes> {
         let mut state = self.lock();
-        let place = state.kept.binary_search_by_key(&seq, |(kept, ..)| *kept);
-        let (_, vcpu, record) = &state.kept[place.ok()?];
-        let (vcpu, record) = (*vcpu, record.clone());
+        let place = state.kept.binary_search_by_key(&seq, |kept| kept.seq);
+        let kept = &state.kept[place.ok()?];
+        let (vcpu, record) = (kept.vcpu, kept.record.clone());
         state.fetched += 1;
         if state.fetched_of.len() < FETCHED_MAX {
             state.fetched_of.push(vcpu);
@@ -65,7 +82,12 @@ impl EffectStore {
 
     /// Whether vCPUs wait before they make more.
     pub fn is_full(&self) -> bool {
-        self.lock().bytes >= self.bytes_max
+        let state = self.lock();
+        let lag = match (state.kept.front(), state.kept.back()) {
+            (Some(oldest), Some(newest)) => newest.guest_time.0 - oldest.guest_time.0,
+            _ => 0,
+        };
+        state.bytes >= self.bytes_max || Duration::from_nanos(lag) >= LAG_MAX
     }
 
     /// The vCPUs whose records were fetched since the last call.
@@ -93,6 +115,7 @@ mod tests {
         for seq in [3, 5, 9] {
             store.keep(
                 CommitSeq(seq),
+                GuestTime(seq),
                 VcpuIndex(0),
                 Bytes::from(vec![seq as u8; 4]),
             );
@@ -105,5 +128,21 @@ mod tests {
         assert_eq!(store.fetch(CommitSeq(5)), None);
         assert_eq!(store.fetch(CommitSeq(9)), Some(Bytes::from(vec![9; 4])));
         assert_eq!(store.fetched(), 2);
+    }
+
+    #[test]
+    fn it_is_full_when_the_backup_is_far_behind() {
+        let store = EffectStore::new(1000);
+        let keep = |seq, time: Duration| {
+            let time = GuestTime(time.as_nanos() as u64);
+            store.keep(CommitSeq(seq), time, VcpuIndex(0), Bytes::from_static(b"x"));
+        };
+        let second = Duration::from_secs(1);
+        keep(1, second);
+        assert!(!store.is_full());
+        keep(2, second + LAG_MAX);
+        assert!(store.is_full());
+        store.verified(CommitSeq(1));
+        assert!(!store.is_full());
     }
 }

@@ -106,7 +106,10 @@ impl Pair {
         settings.push(format!("failover.arbiter_dir={}", site.arbiter().display()));
         settings.extend(extra.iter().map(ToString::to_string));
         let primary = start(site, alpha, beta, Role::Primary, &settings)?;
-        let backup = start(site, beta, alpha, Role::Backup, &settings)?;
+        // A backup learns from its primary how many vCPUs there are.
+        let is_heard = |setting: &&String| !setting.starts_with("vm.vcpus=");
+        let heard: Vec<_> = settings.iter().filter(is_heard).cloned().collect();
+        let backup = start(site, beta, alpha, Role::Backup, &heard)?;
         Ok(Self {
             primary,
             backup,

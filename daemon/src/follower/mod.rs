@@ -101,6 +101,9 @@ pub(crate) fn start(
             Ok(()) => (follower.consumer.into_machine().map(Box::new), None),
             // The chunk was never told received. What it did went with the primary.
             Err(FollowError::Consume(ConsumeError::Diverged(_))) if follower.effects.is_gone() => {
+                // If the link is not gone, it is of no use any more.
+                let reason = "the effects of a chunk did not come".to_owned();
+                let _ = follower.runtime.block_on(follower.link.close(reason));
                 (follower.consumer.into_machine().map(Box::new), None)
             }
             Err(error) => {
@@ -129,7 +132,8 @@ struct Follower {
 }
 
 impl Follower {
-    /// Follows until the stream ends. Everything that arrived is applied.
+    /// Follows until the stream ends. What arrived is applied, but for orders that are not run when the primary is gone: nothing
+    /// from the first on was told received, and running them would only keep the guest waiting.
     fn run(&mut self, mut commits: mpsc::Receiver<Vec<Bytes>>) -> Result<(), FollowError> {
         while let Some(batch) = commits.blocking_recv() {
             let mut frames = Vec::new();
@@ -145,8 +149,17 @@ impl Follower {
             }
             self.note_received(&frames);
             for piece in frames.chunks(REPORT_EVERY) {
-                self.follow(piece)?;
+                let is_order = |frame: &Frame| {
+                    let record = frame.record();
+                    record.is_some_and(|record| matches!(record.commit, Commit::Order(_)))
+                };
+                let is_over = commits.is_closed();
+                let first_order = piece.iter().position(is_order).filter(|_| is_over);
+                self.follow(&piece[..first_order.unwrap_or(piece.len())])?;
                 self.report();
+                if first_order.is_some() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -160,7 +173,7 @@ impl Follower {
         if let Some(record) = sure.last()
             && let Some(verified) = self.consumer.seq()
         {
-            self.received = self.received.max(record.seq);
+            self.received = self.received.max(record.seq).max(verified);
             self.board
                 .following
                 .received

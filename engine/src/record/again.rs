@@ -172,8 +172,7 @@ impl<C: Cpu> ChunkRunner<C> {
                     self.harvested(raw)?
                 }
             };
-            let is_cut = matches!(raw, RawExit::Cut | RawExit::RingFull);
-            if !is_cut {
+            if !raw.is_cut() {
                 let is_there = order.boundary == Boundary::Exit;
                 return Ok(if is_there {
                     Ended::There(raw)

@@ -137,6 +137,7 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// Runs one chunk to its commit or squash.
     pub(super) fn run_chunk(&mut self) -> Result<Outcome, EngineError> {
+        self.rest = None;
         let started_after = self.settle()?;
         if cfg!(debug_assertions) && !self.shared.settings.faults.unchecked {
             self.check_start();

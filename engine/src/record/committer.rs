@@ -123,6 +123,8 @@ pub(super) struct Shared {
     /// Guest clock and mark at the last commit, for those who must not wait for the commit lock.
     shown: [AtomicU64; 2],
     stopping: AtomicBool,
+    /// A commit failed: the machine is not at one.
+    is_half_changed: AtomicBool,
     /// Serialises INPUT operations: each reads on where the one before it stopped.
     pub(super) input_file: Mutex<()>,
     /// Somebody who waits may have something to do.
@@ -160,6 +162,7 @@ impl Shared {
             isolation: settings.isolation,
             settings,
             stopping: AtomicBool::new(false),
+            is_half_changed: AtomicBool::new(false),
             input_file: Mutex::new(()),
             changed: Condvar::new(),
             sleepers: AtomicUsize::new(0),
@@ -270,10 +273,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// The machine, once nobody else has any part of this.
-    pub(super) fn into_machine(self) -> Machine {
-        let machine = self.machine.into_inner();
-        machine.unwrap_or_else(PoisonError::into_inner)
+    /// The machine, once nobody else has any part of this, if it is at a commit: none failed, and nobody died in one.
+    pub(super) fn into_whole_machine(self) -> Option<Machine> {
+        let is_whole = !self.is_half_changed.into_inner();
+        self.machine.into_inner().ok().filter(|_| is_whole)
     }
 
     /// Waits until the machine may have something new for a vCPU or device that has nothing to do, or
@@ -360,7 +363,8 @@ impl Shared {
         let seq = record.seq;
         let applied = machine.apply(&record, source);
         if applied.is_err() {
-            // It may be half changed: nobody who waits for the lock may commit to it.
+            // Nobody who waits for the lock may commit to it.
+            self.is_half_changed.store(true, Ordering::SeqCst);
             self.stopping.store(true, Ordering::SeqCst);
         }
         let Applied {

@@ -46,8 +46,8 @@ impl<C: Cpu> ChunkRunner<C> {
         let memory = Seen::View(&lane.view);
         let exit = self.platform.interpret(raw, &self.seat.end, memory, random);
         let boundary = match raw {
-            RawExit::Cut if timed_out => Boundary::Timer,
-            RawExit::Cut => Boundary::Kick,
+            cut if cut.is_cut() && timed_out => Boundary::Timer,
+            cut if cut.is_cut() => Boundary::Kick,
             _ => Boundary::Exit,
         };
         let progress = match boundary {

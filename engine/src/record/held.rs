@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use samsara_machine::memory::{ChangedWords, PageIndex};
+use samsara_machine::memory::PageIndex;
 
 /// One bit a page; written by its lane, read by committers that look for chunks to kick.
 #[derive(Debug)]
@@ -37,42 +37,10 @@ fn bit(page: PageIndex) -> u64 {
     1 << (page.0 % 64)
 }
 
-/// How much of a page its changes take up, lately.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Density {
-    /// So many more times it is taken to change as a whole, before that is looked at again.
-    whole: u8,
-}
-
-impl Density {
-    /// Words of a page, of 512, whose change makes it dense: the others then cost less to send than to find.
-    const DENSE_WORDS: u32 = 384;
-    /// How often a dense page is taken as a whole.
-    const WHOLE: u8 = 16;
-
-    pub(super) fn of(changed: &ChangedWords) -> Self {
-        let is_dense = changed.count() >= Self::DENSE_WORDS;
-        let whole = if is_dense { Self::WHOLE } else { 0 };
-        Self { whole }
-    }
-
-    /// Whether a change of the page is taken to be one of all of it.
-    pub(super) fn is_dense(self) -> bool {
-        self.whole > 0
-    }
-
-    /// After it was taken as a whole once more.
-    pub(super) fn aged(self) -> Self {
-        let whole = self.whole.saturating_sub(1);
-        Self { whole }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Held {
     page: PageIndex,
     changed_at: u32,
-    density: Density,
 }
 
 /// The held pages of one view, in page order, with the chunk that last changed each.
@@ -104,29 +72,22 @@ impl HeldPages {
             self.pages.extend(self.new.drain(..).map(|page| Held {
                 page,
                 changed_at: now,
-                density: Density::default(),
             }));
             self.pages.sort_unstable_by_key(|held| held.page);
         }
     }
 
-    /// The chunk changed these held pages (rising), so densely; how many of them were held before it, and cost no fault.
-    pub(super) fn changed(&mut self, pages: &[PageIndex], densities: &[Density]) -> usize {
+    /// The chunk changed these held pages (rising); how many of them were held before it, and cost no fault.
+    pub(super) fn changed(&mut self, pages: &[PageIndex]) -> usize {
         let mut rewritten = 0;
-        let mut changed = pages.iter().zip(densities).peekable();
+        let mut changed = pages.iter().peekable();
         for held in &mut self.pages {
-            if let Some((_, density)) = changed.next_if(|(page, _)| **page == held.page) {
+            if changed.next_if(|page| **page == held.page).is_some() {
                 rewritten += usize::from(held.changed_at != self.now);
                 held.changed_at = self.now;
-                held.density = *density;
             }
         }
         rewritten
-    }
-
-    /// All pages, with how much of them changed lately.
-    pub(super) fn densities(&self) -> impl Iterator<Item = (PageIndex, Density)> {
-        self.pages.iter().map(|held| (held.page, held.density))
     }
 
     pub(super) fn pages(&self) -> impl Iterator<Item = PageIndex> {
@@ -163,22 +124,18 @@ impl HeldPages {
 mod tests {
     use super::*;
 
-    fn changed(held: &mut HeldPages, pages: &[PageIndex]) -> usize {
-        held.changed(pages, &vec![Density::default(); pages.len()])
-    }
-
     #[test]
     fn pages_that_were_held_before_the_chunk_are_written_without_a_fault() {
         let set = PageSet::new(100);
         let mut held = HeldPages::default();
         held.insert(&set, PageIndex(5));
         held.end_chunk();
-        assert_eq!(changed(&mut held, &[PageIndex(5)]), 0, "new in this chunk");
+        assert_eq!(held.changed(&[PageIndex(5)]), 0, "new in this chunk");
         held.insert(&set, PageIndex(6));
         held.end_chunk();
-        assert_eq!(changed(&mut held, &[PageIndex(5), PageIndex(6)]), 1);
+        assert_eq!(held.changed(&[PageIndex(5), PageIndex(6)]), 1);
         held.end_chunk();
-        assert_eq!(changed(&mut held, &[PageIndex(5), PageIndex(6)]), 2);
+        assert_eq!(held.changed(&[PageIndex(5), PageIndex(6)]), 2);
     }
 
     #[test]
@@ -194,7 +151,7 @@ mod tests {
             [3, 7, 99]
         );
         held.end_chunk();
-        assert_eq!(changed(&mut held, &[PageIndex(3)]), 1);
+        assert_eq!(held.changed(&[PageIndex(3)]), 1);
         let cold = held.colder_than(1);
         assert_eq!(cold, [PageIndex(7), PageIndex(99)]);
         held.remove(&set, &cold);

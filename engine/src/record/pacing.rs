@@ -35,6 +35,8 @@ const CAP_MIN: Duration = Duration::from_micros(1);
 const LOOK_MAX: Duration = Duration::from_micros(100);
 /// Looks in a row after which a vCPU waits for others to commit, before it looks again.
 const LOOKS: u32 = 2;
+/// The longest that it waits: what came from outside meanwhile may be what it looks for.
+const REST_MAX: Duration = Duration::from_millis(5);
 /// What writes so much that its commit costs a good part of the longest chunk gets chunks so many times as long.
 const LONGER: u32 = 8;
 /// Shortest chunk in a turn: what a change of turns costs is spread over it.
@@ -154,7 +156,7 @@ impl Pacing {
 
     /// For how long a vCPU that has yielded after it `ran` so long waits for others to commit, before it looks again.
     pub(super) fn rest(&self, ran: Duration) -> Option<Duration> {
-        (ran < LOOK_MAX && self.waits >= LOOKS).then(|| self.patience())
+        (ran < LOOK_MAX && self.waits >= LOOKS).then(|| self.patience().min(REST_MAX))
     }
 
     /// A chunk took this long to commit, after it had run.

@@ -142,12 +142,23 @@ impl Replayer {
     }
 
     fn follow(&self, frames: &[Frame]) -> Result<(), ConsumeError> {
-        let mut last = None;
+        // Nobody would ever commit what a gap leaves out: it must not be waited for.
+        let mut last = self.look(Machine::seq);
         for frame in frames {
             match frame {
                 Frame::Record(record) => {
-                    last = Some(record.seq);
+                    if record.seq != last.next() {
+                        let (after, found) = (last, record.seq);
+                        return Err(ApplyError::OutOfOrder { after, found }.into());
+                    }
+                    last = record.seq;
                     self.record(record)?;
+                }
+                Frame::Digest(digest) if digest.seq != last => {
+                    return Err(ConsumeError::Unexpected {
+                        found: "a digest of another commit",
+                        after: "a record",
+                    });
                 }
                 Frame::Digest(digest) => self.digest(digest)?,
                 _ => {
@@ -158,9 +169,7 @@ impl Replayer {
                 }
             }
         }
-        if let Some(last) = last {
-            drop(self.wait_for(last)?);
-        }
+        drop(self.wait_for(last)?);
         Ok(())
     }
 
@@ -220,7 +229,7 @@ impl Replayer {
         self.stop();
         let shared = Arc::clone(&self.shared);
         drop(self);
-        Some(Arc::into_inner(shared)?.into_machine())
+        Arc::into_inner(shared)?.into_whole_machine()
     }
 
     fn stop(&mut self) {

@@ -63,8 +63,9 @@ impl Rotation {
 
     /// Whether others wait for their turn.
     pub(super) fn has_line(&self) -> bool {
-        let in_line = self.next.load(Ordering::SeqCst) - self.served.load(Ordering::SeqCst);
-        in_line >= 2
+        // In this order: none that was served is still to come.
+        let served = self.served.load(Ordering::SeqCst);
+        self.next.load(Ordering::SeqCst) - served >= 2
     }
 
     /// Does a job, with those that wait for their turn.

@@ -151,7 +151,11 @@ fn setup(seed: u64) -> Setup {
 #[test]
 fn orders_alone_give_the_history() {
     for seed in 0..by_effort(6, 60) {
-        let setup = setup(seed);
+        let mut setup = setup(seed);
+        if seed % 2 == 1 {
+            // A ring that is full ends a chunk where nothing can be found again.
+            setup.limits.ring = 3;
+        }
         let history = record(&setup);
         let frames = history.frames(|_| true);
         let orders = frames.iter().filter_map(Frame::record);
@@ -175,6 +179,29 @@ fn orders_alone_give_the_history() {
             assert_eq!(diverged, 0, "seed {seed}");
             assert!(outputs == history.outputs(), "seed {seed}: other outputs");
         }
+    }
+}
+
+/// What a stream leaves out is an error, and nobody waits for it.
+#[test]
+fn gaps_are_errors() {
+    let setup = setup(1);
+    let history = record(&setup);
+    let frames = history.frames(|_| true);
+    let gap = frames.len() / 2;
+    for found in ["a gap", "an early digest"] {
+        let mut frames = frames.clone();
+        if found == "a gap" {
+            let is_record = |at: &usize| frames[*at].record().is_some();
+            let place = (gap..frames.len()).find(is_record).unwrap();
+            frames.remove(place);
+        } else {
+            frames.insert(gap, history.last.clone());
+        }
+        let run = history.run_again(setup.settings(), 4, &frames, 32, Effects::default());
+        let error = run.expect_err(found);
+        println!("{found}: {error}");
+        assert!(error.contains("follow"), "{error}");
     }
 }
 

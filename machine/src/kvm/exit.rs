@@ -36,3 +36,10 @@ pub enum RawExit {
     /// The vCPU cannot go on.
     Fatal(String),
 }
+
+impl RawExit {
+    /// Whether the vCPU stopped where nothing of its own made it stop.
+    pub fn is_cut(&self) -> bool {
+        matches!(self, Self::Cut | Self::RingFull)
+    }
+}

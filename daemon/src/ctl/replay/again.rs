@@ -184,7 +184,7 @@ impl Orders {
             Exit::Read { input, .. } => *input,
             _ => None,
         };
-        let has_end = chunk.boundary == Boundary::Exit;
+        let has_end = chunk.boundary == Boundary::Exit && chunk.exit != Exit::Cut;
         has_end.then(|| OrderChunk {
             vcpu: chunk.vcpu,
             started_after: chunk.started_after,
