@@ -317,7 +317,7 @@ impl<C: Cpu> ChunkRunner<C> {
         self.laps.lap(Phase::Commit);
         shared.stats.commit.add(locked.elapsed());
         std::mem::swap(&mut self.seat.start, &mut self.seat.end);
-        shared.kick_stale(&written, Some(self.lane));
+        shared.tell(&written, Some(self.lane));
         self.after_commit(boundary, &pages, ran)?;
         self.laps.lap(Phase::Upkeep);
         self.laps

@@ -321,9 +321,6 @@ impl Shared {
     /// Tells those that the state after a commit gives something to do: vCPUs that wait, vCPUs that run
     /// and have an interrupt waiting, and whoever serves the devices.
     fn wake(&self, machine: &Machine, by: Option<LaneIndex>) {
-        if self.resting.load(Ordering::Relaxed) > 0 {
-            self.changed.notify_all();
-        }
         if machine.platform() == Platform::Bare {
             return;
         }
@@ -432,14 +429,18 @@ impl Shared {
             };
             self.commit(&mut machine, Step::of(record), By::Input, Source::Record)?
         };
-        self.kick_stale(&written, None);
+        self.tell(&written, None);
         Ok(())
     }
 
-    /// Ends the chunks of others that a commit has made void.
-    pub(super) fn kick_stale(&self, written: &[PageIndex], by: Option<LaneIndex>) {
+    /// Ends the chunks of others that a commit has made void, and wakes those that rest. Without the commit lock: who is
+    /// woken takes it.
+    pub(super) fn tell(&self, written: &[PageIndex], by: Option<LaneIndex>) {
         if written.is_empty() {
             return;
+        }
+        if self.resting.load(Ordering::Relaxed) > 0 {
+            self.changed.notify_all();
         }
         for (index, lane) in self.lanes.iter().enumerate() {
             if by != Some(LaneIndex(index)) {
