@@ -168,7 +168,8 @@ pub struct Counters {
     #[serde(default)]
     pub faults_avoided: u64,
     /// What vCPUs' threads on this host spent their time on, milliseconds, all together: `guest` in chunks that were committed, `find`
-    /// their changes, `lock` waiting to commit them, `commit`, `upkeep` of views, `lost` chunks, waiting for a `turn`, `rest`.
+    /// their changes, `lock` waiting to commit them, `commit`, `upkeep` of views, `lost` chunks, waiting for a `turn` or for the
+    /// `backup`, `rest`.
     #[serde(default)]
     pub vcpu_ms: BTreeMap<String, u64>,
     /// Bytes of effects.

@@ -18,15 +18,17 @@ pub enum Phase {
     Upkeep,
     /// Running chunks that were squashed, and undoing them.
     Lost,
-    /// Waiting for a turn, for others to let it run alone, or for room in the queue to the backup.
+    /// Waiting for a turn, or for others to let it run alone.
     Turn,
+    /// Waiting for the backup, which is as far behind as it may be, or for outputs to be released.
+    Backup,
     /// Waiting for something to do: the vCPU has halted, yielded or waits for a device.
     Rest,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Guest,
         Self::Find,
         Self::Lock,
@@ -34,6 +36,7 @@ impl Phase {
         Self::Upkeep,
         Self::Lost,
         Self::Turn,
+        Self::Backup,
         Self::Rest,
     ];
 
@@ -47,6 +50,7 @@ impl Phase {
             Self::Upkeep => "upkeep",
             Self::Lost => "lost",
             Self::Turn => "turn",
+            Self::Backup => "backup",
             Self::Rest => "rest",
         }
     }
@@ -105,7 +109,7 @@ impl Laps {
         let chunk = std::mem::take(&mut self.chunk);
         for (phase, time) in Phase::ALL.into_iter().zip(chunk) {
             let phase = match phase {
-                Phase::Turn | Phase::Rest => phase,
+                Phase::Turn | Phase::Backup | Phase::Rest => phase,
                 _ => Phase::Lost,
             };
             spent.add(phase, time);

@@ -224,7 +224,7 @@ fn notes(results: &Results) -> String {
 effects: bytes that chunks changed, in whichever form they travel; orders: chunks that travel as orders to run them again; sent: all encoded records
 faults avoided: pages that a chunk changed although they were not faulted in, because the vCPU holds them
 time: guest: in chunks that were committed; find: their changes; lock: waiting to commit; commit: under the lock; upkeep: of the view;
-      lost: chunks for nothing; turn: waiting for a turn, or for the backup; rest: nothing to do
+      lost: chunks for nothing; turn: waiting for a turn; backup: waiting for it; rest: nothing to do
 instructions: {instructions}
 "
     )

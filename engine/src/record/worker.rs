@@ -141,6 +141,7 @@ pub(super) fn run_all<C: Cpu>(shared: &Arc<Shared>, cpus: Vec<C>) -> Result<(), 
                 }
                 runner.laps.lap(Phase::Rest);
                 shared.outside.wait_for_room();
+                runner.laps.lap(Phase::Backup);
                 let _beside = shared.turnstile.beside();
                 runner.laps.lap(Phase::Turn);
                 if runner.get_ready()? {
@@ -160,6 +161,7 @@ fn chunk<'a, C: Cpu>(
 ) -> Result<(), EngineError> {
     runner.laps.lap(Phase::Rest);
     shared.outside.wait_for_room();
+    runner.laps.lap(Phase::Backup);
     let company = runner.next_company();
     if company != Company::Turns {
         *turn = None;
