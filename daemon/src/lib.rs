@@ -17,6 +17,7 @@ pub mod http;
 mod kvm;
 pub mod log_file;
 pub mod logging;
+pub mod loopback;
 pub mod metrics;
 pub mod net;
 mod node;

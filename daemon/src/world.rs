@@ -4,6 +4,8 @@
 //! vCPU threads come here under the commit lock, so nothing here waits but
 //! [`Outside::wait_for_room`].
 
+mod streams;
+
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -12,17 +14,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{Commit, CommitSeq, Frame, FrameEncoder, GuestTime, OrderChunk, Record};
+use samsara_commitlog::{CommitSeq, Frame, GuestTime};
 use samsara_config::RecordingForm;
 use samsara_engine::{EngineError, Item, Outside};
 use samsara_machine::{Ended, Output};
 use samsara_replication::transport::PrimaryHandle;
-use samsara_replication::{AckLevel, CommitQueue, OutputGate, Quantiles, Retained, Room};
+use samsara_replication::{
+    AckLevel, CommitQueue, EffectStore, OutputGate, Quantiles, Retained, Room,
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::exit::ExitCode;
 use crate::form::FormChooser;
 use crate::metrics::{DurationCounts, Durations};
+
+use streams::{Backup, Encoded, Stream, as_order};
 
 /// How long a vCPU waits for room before it looks whether it should stop.
 const ROOM_LOOK: Duration = Duration::from_millis(50);
@@ -58,85 +64,6 @@ struct State {
     /// Committed minus received, and minus verified, in commits, at each acknowledgement.
     lag_commits: [Quantiles; 2],
     stopping: bool,
-}
-
-/// A way for commits, and what is known of those that went it.
-struct Stream {
-    queue: Arc<CommitQueue>,
-    encoder: FrameEncoder,
-    /// Chunks that went as orders, and as effects.
-    forms: [u64; 2],
-    /// What went, encoded: all of it, and chunks as orders.
-    bytes: [u64; 2],
-}
-
-impl Stream {
-    /// From a machine's state on.
-    fn new(queue: Arc<CommitQueue>, seq: CommitSeq, guest_time: GuestTime) -> Self {
-        Self {
-            queue,
-            encoder: FrameEncoder::after(seq, guest_time),
-            forms: [0; 2],
-            bytes: [0; 2],
-        }
-    }
-
-    /// Pushes what comes next.
-    fn push(&mut self, seq: CommitSeq, encoded: &mut Encoded<'_>, now: Instant) {
-        let bytes = encoded.get().clone();
-        self.encoder.pass(encoded.frame);
-        self.push_bytes(seq, encoded.frame, bytes, now);
-    }
-
-    /// Pushes what comes next, a chunk in order form.
-    fn push_order(&mut self, seq: CommitSeq, frame: &Frame, now: Instant) {
-        let bytes = self.encoder.encode(frame);
-        self.push_bytes(seq, frame, bytes, now);
-    }
-
-    fn push_bytes(&mut self, seq: CommitSeq, frame: &Frame, bytes: Bytes, now: Instant) {
-        self.bytes[0] += bytes.len() as u64;
-        match frame {
-            Frame::Record(record) => {
-                match record.commit {
-                    Commit::Order(_) => {
-                        self.forms[0] += 1;
-                        self.bytes[1] += bytes.len() as u64;
-                    }
-                    Commit::Chunk(_) => self.forms[1] += 1,
-                    Commit::Input(_) => {}
-                }
-                self.queue.push(seq, bytes, now);
-            }
-            _ => {
-                self.queue.push_between(bytes, now);
-            }
-        }
-    }
-}
-
-/// A frame that is encoded when somebody wants it, once.
-struct Encoded<'a> {
-    frame: &'a Frame,
-    bytes: Option<Bytes>,
-}
-
-impl Encoded<'_> {
-    fn get(&mut self) -> &Bytes {
-        self.bytes.get_or_insert_with(|| self.frame.encode())
-    }
-}
-
-/// The way to the backup, from its snapshot on.
-struct Backup {
-    session: u64,
-    stream: Stream,
-    form: FormChooser,
-    handle: PrimaryHandle,
-    received: CommitSeq,
-    verified: CommitSeq,
-    /// The last commit before outputs were guarded by it.
-    guarded_after: Option<CommitSeq>,
 }
 
 /// See the module's description.
@@ -460,16 +387,8 @@ impl Outside for World {
             if state.stopping {
                 return;
             }
-            if state.gate.is_full() {
-                let wait = self.changed.wait_timeout(state, ROOM_LOOK);
-                drop(wait.unwrap_or_else(PoisonError::into_inner));
-                continue;
-            }
-            let are_effects_full = state
-                .backup
-                .as_ref()
-                .is_some_and(|backup| backup.handle.effects().is_full());
-            if are_effects_full {
+            let effects = state.backup.as_ref().map(|backup| backup.handle.effects());
+            if state.gate.is_full() || effects.is_some_and(EffectStore::is_full) {
                 let wait = self.changed.wait_timeout(state, ROOM_LOOK);
                 drop(wait.unwrap_or_else(PoisonError::into_inner));
                 continue;
@@ -568,55 +487,8 @@ fn push(state: &mut State, form: RecordingForm, seq: CommitSeq, item: Item, now:
     }
 }
 
-/// The chunk of a frame in order form.
-fn as_order(frame: &Frame, order: OrderChunk) -> Option<Frame> {
-    let record = frame.record()?;
-    Some(Frame::Record(Record {
-        seq: record.seq,
-        guest_time: record.guest_time,
-        commit: Commit::Order(order),
-    }))
-}
-
 fn add<const COUNT: usize>(left: [u64; COUNT], right: [u64; COUNT]) -> [u64; COUNT] {
     std::array::from_fn(|at| left[at] + right[at])
-}
-
-impl Backup {
-    fn forms(&self) -> [u64; 3] {
-        let [orders, effects] = self.stream.forms;
-        [orders, effects, self.handle.effects().fetched()]
-    }
-
-    fn push(
-        &mut self,
-        seq: CommitSeq,
-        encoded: &mut Encoded<'_>,
-        order: Option<OrderChunk>,
-        now: Instant,
-    ) {
-        let order = order.filter(|_| self.is_order(encoded.frame));
-        let (Some(order), Some(record)) = (order, encoded.frame.record()) else {
-            return self.stream.push(seq, encoded, now);
-        };
-        let guest_time = record.guest_time;
-        // Before the order leaves: the backup may ask at once.
-        let effects = self.handle.effects();
-        effects.keep(seq, guest_time, order.vcpu, encoded.get().clone());
-        if let Some(order) = as_order(encoded.frame, order) {
-            self.stream.push_order(seq, &order, now);
-        }
-    }
-
-    /// Whether a chunk that can be run again travels as an order.
-    fn is_order(&mut self, frame: &Frame) -> bool {
-        for vcpu in self.handle.effects().take_fetched() {
-            self.form.diverged(vcpu);
-        }
-        let unsent_bytes = self.stream.queue.depth().bytes;
-        let chunk = frame.record().and_then(Record::chunk);
-        chunk.is_some_and(|chunk| self.form.is_order(chunk, unsent_bytes))
-    }
 }
 
 /// The exit status that a guest's end means for the process, and the end in words.

@@ -51,8 +51,7 @@ pub enum ConsumeError {
     #[error(transparent)]
     Engine(Box<EngineError>),
     /// A chunk came out differently when it was run again, and its effects are not to be had.
-    #[error("commit {} of vCPU {} came out differently when it was run again ({}), between RIP {:#x} and {:#x}; its effects are not there",
-        .0.seq, .0.vcpu, .0.cause.as_str(), .0.rip[0], .0.rip[1])]
+    #[error("{0}; its effects are not there")]
     Diverged(Divergence),
     /// The whole state is not the producer's.
     #[error("state digest at commit {}: expected {:#034x}, found {:#034x}",

@@ -8,7 +8,7 @@ use samsara_commitlog::VcpuIndex;
 
 use crate::conflicts::{Conflict, Conflicts};
 use crate::record::DivergenceCause;
-use crate::spent::{Spent, Times};
+use crate::spent::{Phase, Spent, Times};
 
 /// Counts of one vCPU.
 #[derive(Debug, Default)]
@@ -21,8 +21,6 @@ pub struct LaneStats {
     pub exclusive_chunks: AtomicU64,
     /// Chunks squashed because they changed more than a record carries.
     pub too_large: AtomicU64,
-    /// Time that went into squashed chunks, and into undoing them.
-    pub lost_ns: AtomicU64,
     /// What its thread spent its time on.
     pub spent: Spent,
     conflicts: Mutex<Conflicts>,
@@ -110,8 +108,6 @@ pub struct StatsSnapshot {
     pub exclusive_chunks: u64,
     /// Chunks squashed because they changed more than a record carries.
     pub too_large: u64,
-    /// Time that went into squashed chunks, and into undoing them.
-    pub lost: Duration,
     /// What the vCPUs' threads spent their time on, by [`Phase`](crate::Phase).
     pub spent: Times,
     /// Encoded bytes of effects.
@@ -124,6 +120,13 @@ pub struct StatsSnapshot {
     pub chunk: DurationCounts,
     /// How long commits held the commit lock.
     pub commit: DurationCounts,
+}
+
+impl StatsSnapshot {
+    /// What the vCPUs' threads spent on this.
+    pub fn spent_on(&self, phase: Phase) -> Duration {
+        self.spent[phase as usize]
+    }
 }
 
 impl Stats {
@@ -174,7 +177,6 @@ impl Stats {
             squashes: sum(|lane| &lane.squashes),
             exclusive_chunks: sum(|lane| &lane.exclusive_chunks),
             too_large: sum(|lane| &lane.too_large),
-            lost: Duration::from_nanos(sum(|lane| &lane.lost_ns)),
             effect_bytes: load(&self.effect_bytes),
             faults_avoided: load(&self.faults_avoided),
             digests: load(&self.digests),

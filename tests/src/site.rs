@@ -1,17 +1,14 @@
 //! What hosts share and what each has of its own: certificates, arbiter, addresses, files.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 
+use samsarad::loopback::{self, PORTS};
 use tempfile::TempDir;
 
 use crate::{Binaries, HarnessError};
-
-/// Ports below those that the system gives to whoever connects, so that nobody takes one in between.
-const PORTS: std::ops::Range<u16> = 12000..30000;
 
 /// A temporary directory with a CA and an arbiter; goes when it is dropped.
 #[derive(Debug)]
@@ -165,38 +162,9 @@ pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// An address that nobody uses, neither for UDP nor for TCP; not given twice in a process.
 fn free_address() -> Result<SocketAddr, HarnessError> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let count = PORTS.end - PORTS.start;
-    // Processes that run at the same time begin at different places.
-    let first = (std::process::id().wrapping_mul(97) % u32::from(count)) as u16;
-    for _ in 0..count {
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(first) % count;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + offset));
-        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err(HarnessError::NoPort {
+    loopback::free_address().ok_or(HarnessError::NoPort {
         from: PORTS.start,
         to: PORTS.end,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_free_and_differ() {
-        let taken = free_address().unwrap();
-        let _socket = UdpSocket::bind(taken).unwrap();
-        let others: Vec<SocketAddr> = (0..50).map(|_| free_address().unwrap()).collect();
-        assert!(!others.contains(&taken));
-        let mut distinct = others.clone();
-        distinct.sort();
-        distinct.dedup();
-        assert_eq!(distinct.len(), others.len());
-    }
 }

@@ -2,18 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
 
 use super::BenchError;
 use super::daemon::{Daemon, Ran};
+use crate::loopback::{PORTS, free_address};
 use crate::pki::{self, HostRequest};
 
-/// Ports below those that the system gives to whoever connects.
-const PORTS: std::ops::Range<u16> = 12000..30000;
 /// Names of the two hosts of a pair.
 const PAIR: [&str; 2] = ["alpha", "beta"];
 const ALONE: &str = "samsarad";
@@ -123,7 +121,14 @@ impl Hosts {
         // What an earlier guest left there.
         let _ = fs::remove_dir_all(&arbiter);
         fs::create_dir(&arbiter).map_err(BenchError::file(&arbiter))?;
-        let addresses = [free_address()?, free_address()?];
+        let addresses = [(); 2].map(|()| free_address());
+        let [Some(first), Some(second)] = addresses else {
+            return Err(BenchError::NoPort {
+                from: PORTS.start,
+                to: PORTS.end,
+            });
+        };
+        let addresses = [first, second];
         let start = |own: usize, role| {
             let peer = 1 - own;
             let mut sets = self.sets_of(own, addresses);
@@ -152,25 +157,6 @@ impl Hosts {
             format!("tls.key={}", file(format!("{name}.key"))),
         ]
     }
-}
-
-/// An address that nobody uses, neither for UDP nor for TCP.
-fn free_address() -> Result<SocketAddr, BenchError> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let count = PORTS.end - PORTS.start;
-    // Processes that run at the same time begin at different places.
-    let first = (std::process::id().wrapping_mul(97) % u32::from(count)) as u16;
-    for _ in 0..count {
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(first) % count;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + offset));
-        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err(BenchError::NoPort {
-        from: PORTS.start,
-        to: PORTS.end,
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod names;
 use samsara_commitlog::VcpuIndex;
 use samsara_config::{RecordingMode, Role};
 use samsara_engine as engine;
-use samsara_engine::Stats;
+use samsara_engine::{Phase, Stats};
 use serde::{Deserialize, Serialize};
 
 use crate::status::Status;
@@ -111,7 +111,7 @@ impl Contention {
             chunks: counts.chunks_by_vcpu.iter().sum(),
             squashes: counts.squashes,
             too_large: counts.too_large,
-            lost_seconds: counts.lost.as_secs_f64(),
+            lost_seconds: counts.spent_on(Phase::Lost).as_secs_f64(),
             conflicts: found.iter().map(|one| conflict(one, &names)).collect(),
             names: names.from,
         }

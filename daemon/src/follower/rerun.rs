@@ -68,17 +68,9 @@ impl FromPrimary {
 
 impl Fetch for FromPrimary {
     fn effects(&self, diverged: &Divergence) -> Option<Record> {
-        let Divergence {
-            seq,
-            vcpu,
-            cause,
-            rip: [from, to],
-        } = diverged;
-        tracing::debug!(
-            "commit {seq} of vCPU {vcpu} came out differently here ({}), between RIP {from:#x} and {to:#x}: its effects are fetched",
-            cause.as_str()
-        );
-        let asked = async { tokio::time::timeout(FETCH_TIME, self.link.effects(*seq)).await };
+        tracing::debug!("{diverged}: its effects are fetched");
+        let seq = diverged.seq;
+        let asked = async { tokio::time::timeout(FETCH_TIME, self.link.effects(seq)).await };
         let Ok(Ok(encoded)) = self.runtime.block_on(asked) else {
             self.is_gone.store(true, Ordering::SeqCst);
             return None;

@@ -4,6 +4,7 @@
 //! of the others wrote. So pages that others commit meanwhile are no conflict: they are brought up to date
 //! before the chunk's changes are looked for. If that spoils the chunk, its digest tells.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,22 @@ pub struct Divergence {
     pub cause: DivergenceCause,
     /// Where the vCPU was at the chunk's start and when it was given up.
     pub rip: [u64; 2],
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seq,
+            vcpu,
+            cause,
+            rip: [from, to],
+        } = self;
+        let cause = cause.as_str();
+        write!(
+            f,
+            "commit {seq} of vCPU {vcpu} came out differently when it was run again ({cause}), between RIP {from:#x} and {to:#x}"
+        )
+    }
 }
 
 /// How a chunk came out differently.

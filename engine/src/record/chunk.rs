@@ -207,7 +207,6 @@ impl<C: Cpu> ChunkRunner<C> {
     /// Keeps account of what a squash cost, and whose doing it was.
     fn account(&self, stale: &Stale, stood_at: u64, time: Duration) {
         let stats = self.stats();
-        count(&stats.lost_ns, time.as_nanos() as u64);
         if stale.is_empty() || self.shared.settings.faults.unaccounted {
             return;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::Gpa;
-use samsara_engine::{Faults, NativeRun, Outside, StatsSnapshot, Winner};
+use samsara_engine::{Faults, NativeRun, Outside, Phase, StatsSnapshot, Winner};
 use samsara_machine::kvm::Host;
 use samsara_machine::symbols::Symbols;
 
@@ -127,11 +127,12 @@ fn what_the_account_costs() {
             };
             let (without, bare) = lose(&host, &guest, without);
             times.push(with.as_secs_f64() / without.as_secs_f64());
-            let each =
-                |counts: &StatsSnapshot| counts.lost.as_secs_f64() / counts.squashes.max(1) as f64;
+            let each = |counts: &StatsSnapshot| {
+                counts.spent_on(Phase::Lost).as_secs_f64() / counts.squashes.max(1) as f64
+            };
             squash_costs.push(each(&counts) / each(&bare));
             squashes += counts.squashes;
-            lost += counts.lost;
+            lost += counts.spent_on(Phase::Lost);
         }
         times.sort_by(f64::total_cmp);
         squash_costs.sort_by(f64::total_cmp);

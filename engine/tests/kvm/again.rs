@@ -102,10 +102,7 @@ impl History {
 /// Those whose time is their own: stepped, an instruction takes as long as thousands.
 fn cases(vcpus: u8) -> Vec<Guest> {
     let guest = |name, params| Guest::new(name, params, vcpus);
-    let large = |name, params| Guest {
-        memory_mib: 64,
-        ..Guest::new(name, params, vcpus)
-    };
+    let large = |name, params| Guest::large(name, params, vcpus);
     vec![
         guest("counter", "n=60 mode=lock"),
         guest("hello", "via=byte"),

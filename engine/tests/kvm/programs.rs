@@ -18,10 +18,7 @@ fn input(bytes: usize) -> Vec<u8> {
 /// Small cases of all programs that end by themselves.
 fn cases(vcpus: u8) -> Vec<Guest> {
     let guest = |name, params| Guest::new(name, params, vcpus);
-    let large = |name, params| Guest {
-        memory_mib: 64,
-        ..Guest::new(name, params, vcpus)
-    };
+    let large = |name, params| Guest::large(name, params, vcpus);
     vec![
         Guest {
             typed: b"one\ntwo\nq\n",

@@ -15,10 +15,7 @@ const SLACK_KIB: u64 = 32 << 10;
 
 fn guests(vcpus: u8) -> Vec<Guest> {
     let guest = |name, params| Guest::new(name, params, vcpus);
-    let large = |name, params| Guest {
-        memory_mib: 64,
-        ..Guest::new(name, params, vcpus)
-    };
+    let large = |name, params| Guest::large(name, params, vcpus);
     vec![
         guest("counter", "n=100000 mode=lock"),
         guest("counter", "n=1000 mode=ticket"),

@@ -60,6 +60,14 @@ impl Guest {
         }
     }
 
+    /// With memory for programs that work on more.
+    pub(crate) fn large(name: &'static str, params: &str, vcpus: u8) -> Self {
+        Self {
+            memory_mib: 64,
+            ..Self::new(name, params, vcpus)
+        }
+    }
+
     pub(crate) fn machine(&self, host: &Host) -> Machine {
         let shape = Shape::new(self.vcpus, self.memory_mib << 20).unwrap();
         let image = Arc::new(Image::new(shape).unwrap());

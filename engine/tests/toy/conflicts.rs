@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use samsara_commitlog::{Gpa, VcpuIndex};
-use samsara_engine::{Conflict, Faults, Stats, Winner};
+use samsara_engine::{Conflict, Faults, Phase, Stats, Winner};
 use samsara_machine::bare::register;
 
 use crate::cpu::Limits;
@@ -86,7 +86,7 @@ fn a_planted_conflict_is_attributed_to_exactly_that() {
         (Gpa(PLANTED), VcpuIndex(2), Winner::Vcpu(VcpuIndex(1)))
     );
     assert_eq!((*squashes, *squashes_over), (counts.squashes, 0));
-    assert!(*squashes > 0 && *lost > Duration::ZERO && *lost <= counts.lost);
+    assert!(*squashes > 0 && *lost > Duration::ZERO && *lost <= counts.spent_on(Phase::Lost));
     // The waiter stands at its first instruction; or behind its last, when it saw the last count as it was being committed.
     let places = [0, 2];
     assert!(

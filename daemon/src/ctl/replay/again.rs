@@ -113,18 +113,9 @@ impl Kept {
 
 impl Fetch for Kept {
     fn effects(&self, diverged: &Divergence) -> Option<Record> {
-        let Divergence {
-            seq,
-            vcpu,
-            cause,
-            rip: [from, to],
-        } = diverged;
         let kept = self.lock();
-        let record = kept.iter().find(|record| record.seq == *seq)?;
-        eprintln!(
-            "samsaractl: commit {seq} of vCPU {vcpu} came out differently ({}), between RIP {from:#x} and {to:#x}",
-            cause.as_str()
-        );
+        let record = kept.iter().find(|record| record.seq == diverged.seq)?;
+        eprintln!("samsaractl: {diverged}");
         Some(record.clone())
     }
 }
