@@ -33,6 +33,11 @@ impl Record {
         }
     }
 
+    /// Whether the record is a chunk in order form.
+    pub fn is_order(&self) -> bool {
+        matches!(self.commit, Commit::Order(_))
+    }
+
     /// Whether the record is a chunk that `vcpu` ran.
     pub fn is_chunk_of(&self, vcpu: VcpuIndex) -> bool {
         self.chunk_vcpu() == Some(vcpu)

@@ -204,7 +204,7 @@ fn a_flipped_bit_is_damage_but_in_the_last_frame() {
                 // A few compact frames are not told from chance.
                 let is_order = |frame: &Frame| {
                     let record = frame.record();
-                    record.is_some_and(|record| matches!(record.commit, Commit::Order(_)))
+                    record.is_some_and(Record::is_order)
                 };
                 let orders = frames[place..].iter().take_while(|frame| is_order(frame));
                 let next = place + orders.count();

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use samsara_commitlog::{Commit, CommitSeq, DiskRange, Frame, StateDigest};
+use samsara_commitlog::{CommitSeq, DiskRange, Frame, Record, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::pc::virtio::Blocks;
 use samsara_machine::{Applied, ApplyError, Machine, Output};
@@ -170,9 +170,7 @@ impl Consumer {
 
     /// Begins to run chunks again when the first of them comes.
     fn run_orders(&self, state: State, frame: &Frame) -> Result<State, ConsumeError> {
-        let is_order = frame
-            .record()
-            .is_some_and(|record| matches!(record.commit, Commit::Order(_)));
+        let is_order = frame.record().is_some_and(Record::is_order);
         match (state, &self.rerun) {
             (State::Following(machine), Some(rerun)) if is_order => {
                 let replayer = Replayer::start(*machine, rerun)?;

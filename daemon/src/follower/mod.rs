@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use samsara_commitlog::{Commit, CommitSeq, DecodeError, Frame, FrameReader};
+use samsara_commitlog::{CommitSeq, DecodeError, Frame, FrameReader, Record};
 use samsara_engine::{ConsumeError, Consumer};
 use samsara_machine::{ApplyError, Machine, Output};
 use samsara_replication::Retained;
@@ -149,10 +149,7 @@ impl Follower {
             }
             self.note_received(&frames);
             for piece in frames.chunks(REPORT_EVERY) {
-                let is_order = |frame: &Frame| {
-                    let record = frame.record();
-                    record.is_some_and(|record| matches!(record.commit, Commit::Order(_)))
-                };
+                let is_order = |frame: &Frame| frame.record().is_some_and(Record::is_order);
                 let is_over = commits.is_closed();
                 let first_order = piece.iter().position(is_order).filter(|_| is_over);
                 self.follow(&piece[..first_order.unwrap_or(piece.len())])?;
@@ -169,7 +166,7 @@ impl Follower {
     /// run again may need its effects after all, so it counts when it is verified.
     fn note_received(&mut self, frames: &[Frame]) {
         let records = frames.iter().filter_map(Frame::record);
-        let sure = records.take_while(|record| !matches!(record.commit, Commit::Order(_)));
+        let sure = records.take_while(|record| !record.is_order());
         if let Some(record) = sure.last()
             && let Some(verified) = self.consumer.seq()
         {
@@ -220,7 +217,7 @@ impl Follower {
     fn count(&self, frames: &[Frame]) {
         let following = &self.board.following;
         let records = || frames.iter().filter_map(Frame::record);
-        let orders = records().filter(|record| matches!(record.commit, Commit::Order(_)));
+        let orders = records().filter(|record| record.is_order());
         let effects = records().filter(|record| record.chunk().is_some());
         let add = |counter: &AtomicU64, by: usize| counter.fetch_add(by as u64, Ordering::Relaxed);
         add(&following.orders, orders.count());

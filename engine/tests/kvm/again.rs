@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use samsara_commitlog::{Commit, Frame, Record};
+use samsara_commitlog::{Frame, Record};
 use samsara_engine::{
     Consumer, Divergence, DivergenceCause, Faults, Fetch, Rerun, Settings, Stats,
 };
@@ -61,7 +61,7 @@ fn record(host: &Host, guest: &Guest, settings: Settings) -> History {
 impl History {
     fn order_count(&self) -> usize {
         let records = self.orders.iter().filter_map(Frame::record);
-        let is_order = |record: &&Record| matches!(record.commit, Commit::Order(_));
+        let is_order = |record: &&Record| record.is_order();
         records.filter(is_order).count()
     }
 
