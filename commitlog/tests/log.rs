@@ -11,8 +11,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use samsara_commitlog::{
-    Commit, CommitSeq, Exit, Frame, FrameKind, GuestTime, LogError, LogReader, LogWriter,
-    OrderError, Record, StreamOrder, Tail, verify,
+    CommitSeq, Exit, Frame, FrameKind, GuestTime, LogError, LogReader, LogWriter, OrderError,
+    Record, StreamOrder, Tail, verify,
 };
 use tempfile::TempDir;
 
