@@ -42,10 +42,10 @@ fn assert_prefix(found: &[Frame], expected: &[Frame]) {
 /// A frame with this body and right checks, whatever the body: made by taking the header of a frame
 /// apart, as only the codec knows how checks are made.
 fn forge(kind: u8, body: &[u8]) -> Vec<u8> {
-    use xxhash_rust::xxh3::xxh3_64;
+    use twox_hash::XxHash3_64;
     let length = (body.len() as u32).to_le_bytes();
-    let checksum = xxh3_64(body).to_le_bytes();
-    let check = xxh3_64(&[&length[..], &checksum, &[kind]].concat()).to_le_bytes();
+    let checksum = XxHash3_64::oneshot(body).to_le_bytes();
+    let check = XxHash3_64::oneshot(&[&length[..], &checksum, &[kind]].concat()).to_le_bytes();
     [&[kind], &length[..], &check[..3], &checksum, body].concat()
 }
 
@@ -185,9 +185,9 @@ fn lengths_that_no_frame_has_are_refused_by_the_header_alone() {
 }
 
 fn forged_header(kind: u8, length: u32) -> [u8; 16] {
-    use xxhash_rust::xxh3::xxh3_64;
+    use twox_hash::XxHash3_64;
     let length = length.to_le_bytes();
-    let check = xxh3_64(&[&length[..], &[0; 8], &[kind]].concat()).to_le_bytes();
+    let check = XxHash3_64::oneshot(&[&length[..], &[0; 8], &[kind]].concat()).to_le_bytes();
     let mut header = [0; 16];
     header[0] = kind;
     header[1..5].copy_from_slice(&length);

@@ -40,7 +40,7 @@ proptest! {
         if forge && bytes.len() > 3 {
             let body = bytes.len().min(130) - 3;
             bytes[0] = 0x80 | body as u8;
-            let check = xxhash_rust::xxh3::xxh3_64(&[&bytes[..1], &bytes[3..3 + body]].concat());
+            let check = twox_hash::XxHash3_64::oneshot(&[&bytes[..1], &bytes[3..3 + body]].concat());
             bytes[1..3].copy_from_slice(&(check as u16).to_le_bytes());
         }
         all.extend(bytes);

@@ -56,7 +56,7 @@ pub(crate) async fn run(mut base: Base) -> Result<Ended, Failure> {
     let digest = match &running {
         Running::Recorded(guest) => {
             guest.stop();
-            Some(guest.paused(Machine::digest))
+            Some(guest.paused(|machine| machine.digest()))
         }
         Running::Native(native) => {
             native.stop();

@@ -431,6 +431,11 @@ impl Outside for World {
         }
     }
 
+    fn has_readers(&self) -> bool {
+        let state = self.lock();
+        state.backup.is_some() || state.log.is_some()
+    }
+
     fn read_input(&self, offset: u64, bytes: usize) -> io::Result<Bytes> {
         let Some((file, length)) = &self.input else {
             return Ok(Bytes::new());

@@ -204,7 +204,7 @@ impl Consumer {
                 let applied = machine.apply(record, Source::Record)?;
                 return Ok((State::Following(machine), applied));
             }
-            (State::Following(mut machine), Frame::Digest(expected)) => {
+            (State::Following(machine), Frame::Digest(expected)) => {
                 let found = machine.digest();
                 if found != *expected {
                     return Err(ConsumeError::Divergence {
@@ -289,8 +289,8 @@ impl Consumer {
     }
 
     /// Digest of the machine's whole state as it is, once its snapshot is complete.
-    pub fn digest(&mut self) -> Option<StateDigest> {
-        self.look_mut(Machine::digest)
+    pub fn digest(&self) -> Option<StateDigest> {
+        self.look(Machine::digest)
     }
 
     /// The last commit applied.

@@ -29,6 +29,12 @@ pub trait Outside: Send + Sync + 'static {
     /// lock, in commit order: must not block.
     fn committed(&self, seq: CommitSeq, items: Vec<Item>, outputs: Vec<Output>);
 
+    /// Whether anybody reads the bytes that chunks change. While nobody does they are not collected. Who begins to
+    /// does so while nothing commits.
+    fn has_readers(&self) -> bool {
+        true
+    }
+
     /// Reads at most `bytes` bytes of the input file at `offset`; none at its end.
     fn read_input(&self, offset: u64, bytes: usize) -> std::io::Result<Bytes>;
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::pc::virtio::Blocks;
 use ranges::Marks;
@@ -175,7 +175,7 @@ impl DiskFile {
                 }
                 let buffer = &mut buffer[..bytes as usize];
                 self.read(range.offset(), buffer)?;
-                Ok(xxh3_128(buffer))
+                Ok(XxHash3_128::oneshot(buffer))
             })
             .collect()
     }
@@ -329,11 +329,12 @@ impl Blocks for DiskFile {
 /// The digest of so many zero bytes, at most a range of them.
 pub fn zero_digest(bytes: u64) -> u128 {
     static ZEROS: [u8; RANGE_BYTES as usize] = [0; RANGE_BYTES as usize];
-    static WHOLE: std::sync::LazyLock<u128> = std::sync::LazyLock::new(|| xxh3_128(&ZEROS));
+    static WHOLE: std::sync::LazyLock<u128> =
+        std::sync::LazyLock::new(|| XxHash3_128::oneshot(&ZEROS));
     if bytes == RANGE_BYTES {
         return *WHOLE;
     }
-    xxh3_128(&ZEROS[..bytes.min(RANGE_BYTES) as usize])
+    XxHash3_128::oneshot(&ZEROS[..bytes.min(RANGE_BYTES) as usize])
 }
 
 fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> DiskError {

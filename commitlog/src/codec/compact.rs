@@ -16,7 +16,7 @@
 //! lets through, the digest finds at replay. On the network the transport has checked every byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::decode::Body;
 use super::encode::Sink as _;
@@ -68,7 +68,7 @@ fn check(length: u8, body: &[u8]) -> u16 {
     let mut covered = [0; 1 + LENGTH as usize];
     covered[0] = length;
     covered[1..=body.len()].copy_from_slice(body);
-    xxh3_64(&covered[..=body.len()]) as u16
+    XxHash3_64::oneshot(&covered[..=body.len()]) as u16
 }
 
 /// Whether a compact frame begins here.

@@ -33,7 +33,7 @@ mod reader;
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 pub use compact::TSC_STEP;
 pub(crate) use compact::{is_chain, is_compact};
@@ -198,7 +198,7 @@ impl FrameHeader {
         offset: u64,
         limits: Limits,
     ) -> Result<Frame, DecodeError> {
-        if !self.matches(xxh3_64(&frame[FRAME_HEADER_BYTES..])) {
+        if !self.matches(XxHash3_64::oneshot(&frame[FRAME_HEADER_BYTES..])) {
             let bytes = frame.len() as u64;
             return Err(DecodeError {
                 offset,
@@ -222,7 +222,7 @@ fn header_check(length: u32, checksum: u64, kind: u8) -> u64 {
     fields.put_u32_le(length);
     fields.put_u64_le(checksum);
     fields.put_u8(kind);
-    xxh3_64(&covered) & ((1 << (8 * HEADER_CHECK_BYTES)) - 1)
+    XxHash3_64::oneshot(&covered) & ((1 << (8 * HEADER_CHECK_BYTES)) - 1)
 }
 
 impl Frame {
@@ -263,7 +263,7 @@ impl Frame {
         out.put_bytes(0, FRAME_HEADER_BYTES);
         encode::body(self, &mut out);
         let length = body_bytes as u32;
-        let checksum = xxh3_64(&out[FRAME_HEADER_BYTES..]);
+        let checksum = XxHash3_64::oneshot(&out[FRAME_HEADER_BYTES..]);
         let mut fields = &mut out[..FRAME_HEADER_BYTES];
         fields.put_u8(kind as u8);
         fields.put_u32_le(length);

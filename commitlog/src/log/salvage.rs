@@ -1,10 +1,11 @@
 //! Looking for whole frames behind a damaged one.
 
 use std::fs::File;
+use std::hash::Hasher as _;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::xxhash3_64;
 
 use crate::codec::{FRAME_HEADER_BYTES, FrameHeader, is_chain};
 
@@ -61,7 +62,7 @@ fn header_at(bytes: &[u8]) -> Option<FrameHeader> {
 
 /// Whether the body of the frame at `offset` has the checksum that its header names.
 fn body_is_whole(file: &File, offset: u64, header: FrameHeader) -> io::Result<bool> {
-    let mut hash = Xxh3::new();
+    let mut hash = xxhash3_64::Hasher::new();
     let mut at = offset + FRAME_HEADER_BYTES as u64;
     let mut left = header.body_bytes;
     let mut piece = vec![0; WINDOW_BYTES];
@@ -71,11 +72,11 @@ fn body_is_whole(file: &File, offset: u64, header: FrameHeader) -> io::Result<bo
         if count == 0 {
             return Ok(false);
         }
-        hash.update(&piece[..count]);
+        hash.write(&piece[..count]);
         at += count as u64;
         left -= count;
     }
-    Ok(header.matches(hash.digest()))
+    Ok(header.matches(hash.finish()))
 }
 
 /// Fills `buffer` from `offset` on as far as the file goes.

@@ -81,7 +81,9 @@ impl Made {
             started_after: self.machine.seq(),
             boundary,
             exit,
-            digest: ChunkDigest::new(&memory).finish(&state),
+            digest: ChunkDigest::of_runs(self.machine.image(), &memory)
+                .unwrap()
+                .finish(&state),
             effects: Effects {
                 memory,
                 vcpu: changes,

@@ -503,7 +503,7 @@ impl Node {
             let recorder = recorder.clone();
             let stop = tokio::task::spawn_blocking(move || {
                 recorder.stop();
-                recorder.paused(Machine::digest)
+                recorder.paused(|machine| machine.digest())
             });
             digest = stop.await.ok();
         }
@@ -522,7 +522,7 @@ impl Node {
             {
                 result = Ok(self.note_end(how));
             }
-            digest = machine.map(|mut machine| machine.digest());
+            digest = machine.map(|machine| machine.digest());
             last = digest.map(|digest| digest.seq);
         }
         if let Some(last) = last

@@ -13,6 +13,7 @@ use samsara_machine::Source;
 use samsara_machine::kvm::RawExit;
 use samsara_machine::memory::{PageIndex, Residency};
 
+use super::changes;
 use super::chunk::ChunkRunner;
 use super::found::Found;
 use super::lane::By;
@@ -169,7 +170,9 @@ impl<C: Cpu> ChunkRunner<C> {
         drop(machine);
         std::mem::swap(&mut self.seat.start, &mut self.seat.end);
         count(&self.stats().chunks, 1);
-        let unused = self.contended.after_commit(&pages);
+        let unused = self
+            .contended
+            .after_commit(|page| changes::has(&pages, page));
         self.drop_pages(&unused)?;
         self.release()?;
         Ok(Again::Committed)
@@ -218,10 +221,12 @@ impl<C: Cpu> ChunkRunner<C> {
             return Ok(());
         }
         let was_changed = |page: &PageIndex| stale.iter().any(|(other, _)| other == page);
-        let is_spoilt = found
-            .memory
-            .as_ref()
-            .is_some_and(|memory| memory.pages.iter().any(was_changed));
+        let is_spoilt = found.memory.as_ref().is_some_and(|memory| {
+            memory
+                .pages
+                .iter()
+                .any(|changed| was_changed(&changed.page))
+        });
         self.settle_pages(&stale)?;
         if is_spoilt {
             found.memory = Some(self.changes(false));

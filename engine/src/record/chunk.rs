@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use samsara_commitlog::Boundary;
 use samsara_machine::bare::{Guarded, is_yield};
 use samsara_machine::kvm::{Harvest, RawExit};
+use samsara_machine::machine::Changed;
 use samsara_machine::memory::{PageIndex, Residency};
 use samsara_machine::{Platform, Source, Touched};
 
@@ -190,7 +191,7 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self,
         raw: &RawExit,
         stale: &Stale,
-        changed: Option<&[PageIndex]>,
+        changed: Option<&[Changed]>,
         began: Instant,
     ) -> Result<Outcome, EngineError> {
         let stood_at = self.seat.cpu.rip();
@@ -328,7 +329,7 @@ impl<C: Cpu> ChunkRunner<C> {
     fn after_commit(
         &mut self,
         boundary: Boundary,
-        changed: &[PageIndex],
+        changed: &[Changed],
         ran: Duration,
     ) -> Result<(), EngineError> {
         count(&self.stats().chunks, 1);
@@ -343,7 +344,9 @@ impl<C: Cpu> ChunkRunner<C> {
             let others = self.shared.others(self.lane);
             others.for_each(|lane| lane.kick_if_running_for(least));
         }
-        let unused = self.contended.after_commit(changed);
+        let unused = self
+            .contended
+            .after_commit(|page| changes::has(changed, page));
         if self.company() == Company::All {
             self.drop_pages(&unused)?;
         }

@@ -1,14 +1,15 @@
 //! What a chunk did, as a record: its exit, the bytes it changed, its digest.
 
 use samsara_commitlog::{
-    Boundary, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, OrderChunk, Progress, Record,
+    Boundary, ByteRuns, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, OrderChunk, Progress,
+    Record,
 };
 use samsara_machine::bare::Seen;
 use samsara_machine::kvm::RawExit;
-use samsara_machine::memory::PageIndex;
+use samsara_machine::machine::Changed;
 use samsara_machine::{Machine, Platform};
 
-use super::changes::Changes;
+use super::changes::{Changes, Search, whole_pages};
 use super::chunk::ChunkRunner;
 use super::committer::Step;
 use crate::EngineError;
@@ -67,17 +68,18 @@ impl<C: Cpu> ChunkRunner<C> {
     /// The memory that the chunk changed. Nobody is asked to help under the commit lock.
     pub(super) fn changes(&mut self, may_share: bool) -> Changes {
         let shared = &self.shared;
-        let view = &shared.lane(self.lane).view;
-        let helpers = may_share.then_some(&shared.rotation);
-        let may_be_tables = self.keeps_translations();
-        Changes::find(
-            view,
-            &mut self.held,
-            &mut self.runs_bytes,
-            helpers,
-            may_be_tables,
-            &shared.buffers,
-        )
+        let search = Search {
+            view: &shared.lane(self.lane).view,
+            helpers: may_share.then_some(&shared.rotation),
+            may_be_tables: self.keeps_translations(),
+            encode_in: shared.outside.has_readers().then_some(&shared.buffers),
+            room: self.runs_bytes,
+        };
+        let changes = search.changes(&mut self.held);
+        if let Some(runs) = &changes.runs {
+            self.runs_bytes = runs.encoded().len();
+        }
+        changes
     }
 
     /// Makes the chunk's record, under the commit lock, and gives the pages that it changes. Loads
@@ -87,7 +89,7 @@ impl<C: Cpu> ChunkRunner<C> {
         machine: &Machine,
         result: Found,
         guest_time: GuestTime,
-    ) -> Result<(Step, Vec<PageIndex>), EngineError> {
+    ) -> Result<(Step, Vec<Changed>), EngineError> {
         let Found {
             started_after,
             boundary,
@@ -110,17 +112,24 @@ impl<C: Cpu> ChunkRunner<C> {
             self.harvest()?;
         }
         let Changes {
-            runs: memory,
+            runs,
             pages,
             digest,
+            bytes,
             rewritten,
             voids_translations,
         } = memory.unwrap_or_else(|| self.changes(false));
+        let memory = match runs {
+            Some(runs) => runs,
+            // Somebody has begun to read since the changes were looked for.
+            None if self.shared.outside.has_readers() => {
+                whole_pages(&self.shared.lane(self.lane).view, &pages)
+            }
+            None => ByteRuns::default(),
+        };
         let vcpu = self.seat.end.changes_since(&self.seat.start);
-        count(
-            &self.shared.stats.effect_bytes,
-            (memory.encoded().len() + vcpu.encoded().len()) as u64,
-        );
+        let bytes = bytes + vcpu.run_bytes();
+        count(&self.shared.stats.effect_bytes, bytes);
         count(&self.shared.stats.faults_avoided, rewritten as u64);
         let chunk = Chunk {
             vcpu: self.seat.index,

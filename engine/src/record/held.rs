@@ -41,7 +41,19 @@ fn bit(page: PageIndex) -> u64 {
 struct Held {
     page: PageIndex,
     changed_at: u32,
+    is_dense: bool,
 }
+
+/// What is known of a held page before it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) page: PageIndex,
+    /// It changed as a whole when it last changed. Now and then nothing is said of it, to find out whether that still holds.
+    pub(super) is_dense: bool,
+}
+
+/// Of so many chunks one looks at a dense page as at any other.
+pub(super) const DOUBT_EVERY: u32 = 16;
 
 /// The held pages of one view, in page order, with the chunk that last changed each.
 #[derive(Debug, Default)]
@@ -72,22 +84,38 @@ impl HeldPages {
             self.pages.extend(self.new.drain(..).map(|page| Held {
                 page,
                 changed_at: now,
+                is_dense: false,
             }));
             self.pages.sort_unstable_by_key(|held| held.page);
         }
     }
 
-    /// The chunk changed these held pages (rising); how many of them were held before it, and cost no fault.
-    pub(super) fn changed(&mut self, pages: &[PageIndex]) -> usize {
+    /// The chunk changed these held pages (rising), as a whole or not; how many of them were held before it, and cost no
+    /// fault.
+    pub(super) fn changed(&mut self, pages: impl Iterator<Item = (PageIndex, bool)>) -> usize {
         let mut rewritten = 0;
-        let mut changed = pages.iter().peekable();
+        let mut changed = pages.peekable();
         for held in &mut self.pages {
-            if changed.next_if(|page| **page == held.page).is_some() {
+            if let Some((_, is_dense)) = changed.next_if(|(page, _)| *page == held.page) {
                 rewritten += usize::from(held.changed_at != self.now);
                 held.changed_at = self.now;
+                held.is_dense = is_dense;
             }
         }
         rewritten
+    }
+
+    /// The pages, with what is known of them.
+    pub(super) fn known(&self) -> impl Iterator<Item = Known> {
+        self.pages.iter().map(|held| Known {
+            page: held.page,
+            is_dense: held.is_dense
+                && !held
+                    .page
+                    .0
+                    .wrapping_add(self.now)
+                    .is_multiple_of(DOUBT_EVERY),
+        })
     }
 
     pub(super) fn pages(&self) -> impl Iterator<Item = PageIndex> {
@@ -124,18 +152,22 @@ impl HeldPages {
 mod tests {
     use super::*;
 
+    fn changed(held: &mut HeldPages, pages: &[u32]) -> usize {
+        held.changed(pages.iter().map(|&page| (PageIndex(page), false)))
+    }
+
     #[test]
     fn pages_that_were_held_before_the_chunk_are_written_without_a_fault() {
         let set = PageSet::new(100);
         let mut held = HeldPages::default();
         held.insert(&set, PageIndex(5));
         held.end_chunk();
-        assert_eq!(held.changed(&[PageIndex(5)]), 0, "new in this chunk");
+        assert_eq!(changed(&mut held, &[5]), 0, "new in this chunk");
         held.insert(&set, PageIndex(6));
         held.end_chunk();
-        assert_eq!(held.changed(&[PageIndex(5), PageIndex(6)]), 1);
+        assert_eq!(changed(&mut held, &[5, 6]), 1);
         held.end_chunk();
-        assert_eq!(held.changed(&[PageIndex(5), PageIndex(6)]), 2);
+        assert_eq!(changed(&mut held, &[5, 6]), 2);
     }
 
     #[test]
@@ -151,7 +183,7 @@ mod tests {
             [3, 7, 99]
         );
         held.end_chunk();
-        assert_eq!(held.changed(&[PageIndex(3)]), 1);
+        assert_eq!(changed(&mut held, &[3]), 1);
         let cold = held.colder_than(1);
         assert_eq!(cold, [PageIndex(7), PageIndex(99)]);
         held.remove(&set, &cold);

@@ -348,6 +348,10 @@ impl Outside for Collected {
         }
     }
 
+    fn has_readers(&self) -> bool {
+        false
+    }
+
     fn read_input(&self, _: u64, _: usize) -> std::io::Result<Bytes> {
         Err(std::io::ErrorKind::Unsupported.into())
     }

@@ -3,6 +3,7 @@
 use samsara_commitlog::CommitSeq;
 use samsara_machine::Platform;
 use samsara_machine::kvm::{Paging, RawExit, Restore};
+use samsara_machine::machine::Changed;
 use samsara_machine::memory::{MemoryError, PageIndex, Residency};
 
 use super::chunk::ChunkRunner;
@@ -140,7 +141,7 @@ impl<C: Cpu> ChunkRunner<C> {
         &mut self,
         raw: &RawExit,
         stale: &[(PageIndex, Residency)],
-        changed: Option<&[PageIndex]>,
+        changed: Option<&[Changed]>,
     ) -> Result<(), EngineError> {
         if matches!(raw, RawExit::Read { .. }) {
             // KVM would finish the load inside the next run, on top of the restored state.
@@ -155,7 +156,9 @@ impl<C: Cpu> ChunkRunner<C> {
         if !faults.makes(Mistake::SkipRestoreMemory) {
             let view = &self.shared.lane(self.lane).view;
             match changed {
-                Some(pages) => pages.iter().for_each(|&page| view.refresh(page)),
+                Some(changed) => changed
+                    .iter()
+                    .for_each(|changed| view.refresh(changed.page)),
                 None => self.held.pages().for_each(|page| view.refresh(page)),
             }
         }

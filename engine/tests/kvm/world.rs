@@ -335,7 +335,7 @@ impl Recorded {
     pub(crate) fn stop(mut self) -> Result<(Answer, Consumer, StatsSnapshot), String> {
         self.recorder.stop();
         feed(&mut self.consumer, &self.world.take_frames())?;
-        let last = self.recorder.paused(Machine::digest);
+        let last = self.recorder.paused(|machine| machine.digest());
         feed(&mut self.consumer, &[Frame::Digest(last)])?;
         Ok((self.world.answer(), self.consumer, self.stats.snapshot()))
     }

@@ -7,8 +7,8 @@ use samsara_commitlog::{Commit, Frame, Record};
 use samsara_engine::{
     Consumer, Divergence, DivergenceCause, Faults, Fetch, Item, Replayer, Rerun, Settings, Stats,
 };
+use samsara_machine::Output;
 use samsara_machine::memory::View;
-use samsara_machine::{Machine, Output};
 use samsara_testing::by_effort;
 
 use crate::cpu::{Limits, ToyCpu};
@@ -28,7 +28,7 @@ fn record(setup: &Setup) -> History {
     let run = Run::start(setup, programs.clone());
     run.wait().unwrap();
     run.recorder.stop();
-    let last = Frame::Digest(run.recorder.paused(Machine::digest));
+    let last = Frame::Digest(run.recorder.paused(|machine| machine.digest()));
     let items = std::mem::take(&mut *run.world.items.lock().unwrap());
     History {
         programs,

@@ -216,7 +216,7 @@ fn snapshots_of_a_running_machine() {
             .collect();
         run.wait().unwrap();
         run.recorder.stop();
-        let end = run.recorder.paused(Machine::digest);
+        let end = run.recorder.paused(|machine| machine.digest());
         for (frames, digest) in snapshots {
             let mut consumer = Consumer::default();
             let rest = run.since(digest.seq);

@@ -250,7 +250,7 @@ impl Run {
                 }
             }
         }
-        let last = self.recorder.paused(Machine::digest);
+        let last = self.recorder.paused(|machine| machine.digest());
         consumer
             .frame(&Frame::Digest(last))
             .map_err(|error| error.to_string())?;

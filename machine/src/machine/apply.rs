@@ -93,10 +93,19 @@ pub enum ApplyError {
 pub enum Source<'a> {
     /// The record, by consumers: it came from elsewhere, so its digest is compared.
     Record,
-    /// The view that produced it, with the pages that the record's effects describe (rising):
+    /// The view that produced it, with the pages that the chunk changed (rising):
     /// whole pages are copied faster than many small runs. The vCPU stands still, and nobody else
-    /// has committed to these pages since the runs were found.
-    View(&'a View, &'a [PageIndex]),
+    /// has committed to these pages since the changes were found.
+    View(&'a View, &'a [Changed]),
+}
+
+/// A page that a chunk changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Which.
+    pub page: PageIndex,
+    /// What its digest is now.
+    pub digest: u128,
 }
 
 /// What a commit did besides changing the state.
@@ -134,26 +143,30 @@ impl Machine {
                 let of_chunk = applied.written.len();
                 self.exit(chunk.vcpu, &chunk.exit, &mut applied)?;
                 applied.by_devices = applied.written[of_chunk..].to_vec();
+                self.digest_pages(&applied.by_devices);
             }
             Commit::Order(_) => return Err(ApplyError::NotRun(record.seq)),
             Commit::Input(input) => {
                 self.input(input, &mut applied)?;
                 applied.by_devices.clone_from(&applied.written);
+                self.digest_pages(&applied.by_devices);
             }
         }
         applied.written.sort_unstable();
         applied.written.dedup();
-        self.note_written(&applied.written);
+        if let Some(tracked) = &mut self.tracked {
+            applied
+                .written
+                .iter()
+                .for_each(|&page| tracked.insert(page));
+        }
         Ok(applied)
     }
 
     /// These pages have changed.
-    pub(super) fn note_written(&mut self, pages: &[PageIndex]) {
+    pub(super) fn digest_pages(&mut self, pages: &[PageIndex]) {
         for &page in pages {
-            self.digest.mark(page);
-            if let Some(tracked) = &mut self.tracked {
-                tracked.insert(page);
-            }
+            self.digest.refresh(&self.image, page);
         }
     }
 
@@ -295,15 +308,23 @@ impl Machine {
         let applied = state.apply(vcpu);
         applied.map_err(|source| ApplyError::State { seq, source })?;
         match source {
-            Source::View(view, pages) => {
-                view.copy_to_image(pages);
-                written.extend_from_slice(pages);
+            Source::View(view, changes) => {
+                for &Changed { page, digest } in changes {
+                    view.copy_to_image(page);
+                    debug_assert_eq!(digest, view.digest_page(page), "page {}", page.0);
+                    self.digest.replace(&self.image, page, digest);
+                    written.push(page);
+                }
             }
             Source::Record => {
                 self.touched[usize::from(chunk.vcpu.0)] = Touched::Whole;
                 let stored = self.image.write_runs(memory, written);
                 stored.map_err(|source| ApplyError::Memory { seq, source })?;
-                let found = ChunkDigest::new(memory).finish(state);
+                let mut digest = ChunkDigest::default();
+                let before = self.digest.get();
+                self.digest_pages(written);
+                digest.moved(before, self.digest.get());
+                let found = digest.finish(&self.vcpus[usize::from(chunk.vcpu.0)]);
                 if found != chunk.digest {
                     let expected = chunk.digest;
                     return Err(ApplyError::Divergence {

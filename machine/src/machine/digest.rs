@@ -1,58 +1,63 @@
 //! Digests: of a chunk's result, and of the whole committed state.
 
-use samsara_commitlog::{ByteRuns, StateDigest};
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use samsara_commitlog::{ByteRuns, Shape, StateDigest};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::Machine;
+use crate::memory::{Image, MemoryDigest, MemoryError};
 use crate::vcpu::VcpuState;
 
-/// Digest of a chunk's result: the byte runs that it changed, then the vCPU's whole state.
-#[derive(Default)]
-pub struct ChunkDigest(Xxh3);
-
-impl std::fmt::Debug for ChunkDigest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ChunkDigest(..)")
-    }
-}
+/// Digest of a chunk's result: by how much it moves the digest of memory, then the vCPU's whole state. It does not depend on how
+/// the changes are encoded, and pages that are written with what they had change nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkDigest(u128);
 
 impl ChunkDigest {
-    /// Of this changed memory.
-    pub fn new(memory: &ByteRuns) -> Self {
-        let mut digest = Self::default();
-        digest.add(memory.encoded());
-        digest
+    /// The digest of memory was moved from one value to the other; or that of a page.
+    pub fn moved(&mut self, from: u128, to: u128) {
+        self.0 = self.0.wrapping_sub(from).wrapping_add(to);
     }
 
-    /// Adds the next part of the encoded byte runs.
-    pub fn add(&mut self, encoded: &[u8]) {
-        self.0.update(encoded);
+    /// Of byte runs (rising) that somebody will write to this image.
+    pub fn of_runs(image: &Image, memory: &ByteRuns) -> Result<Self, MemoryError> {
+        let after = Image::new(Shape {
+            vcpu_count: 1,
+            memory_bytes: image.layout().bytes(),
+        })?;
+        let mut written = Vec::new();
+        after.write_runs(memory, &mut written)?;
+        for &page in &written {
+            after.adopt_page(image, page);
+        }
+        after.write_runs(memory, &mut Vec::new())?;
+        let after = MemoryDigest::new(&after).get();
+        let before = written.iter().map(|&page| image.digest_of(page));
+        let mut digest = Self::default();
+        digest.moved(before.fold(0, u128::wrapping_add), after);
+        Ok(digest)
     }
 
     /// The digest, with the state after the chunk.
-    pub fn finish(mut self, state: &VcpuState) -> u64 {
-        self.0.update(state.as_bytes());
-        self.0.digest()
+    pub fn finish(self, state: &VcpuState) -> u64 {
+        let parts = [self.0, XxHash3_128::oneshot(state.as_bytes())];
+        XxHash3_64::oneshot(parts.map(u128::to_le_bytes).as_flattened())
     }
 }
 
 impl Machine {
-    /// Digest of the whole committed state. Costs what was written since the last one.
-    pub fn digest(&mut self) -> StateDigest {
-        let memory = self.digest.update(&self.image);
-        let devices = self.devices.encode();
-        let mut all = Xxh3::new();
-        all.update(&memory.to_le_bytes());
+    /// Digest of the whole committed state.
+    pub fn digest(&self) -> StateDigest {
+        let mut all = self.digest.get().to_le_bytes().to_vec();
         for vcpu in &self.vcpus {
-            all.update(&xxh3_128(vcpu.as_bytes()).to_le_bytes());
+            all.extend_from_slice(&XxHash3_128::oneshot(vcpu.as_bytes()).to_le_bytes());
         }
-        all.update(&devices);
-        all.update(&self.guest_time.0.to_le_bytes());
-        all.update(&self.seq.0.to_le_bytes());
-        all.update(format!("{:?}", self.ended).as_bytes());
+        all.extend_from_slice(&self.devices.encode());
+        all.extend_from_slice(&self.guest_time.0.to_le_bytes());
+        all.extend_from_slice(&self.seq.0.to_le_bytes());
+        all.extend_from_slice(format!("{:?}", self.ended).as_bytes());
         StateDigest {
             seq: self.seq,
-            digest: all.digest128(),
+            digest: XxHash3_128::oneshot(&all),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::pc::virtio::Blocks;
 use crate::pc::{Delivery, Pc, Want};
 use crate::vcpu::VcpuState;
 
-pub use apply::{Applied, ApplyError, Source};
+pub use apply::{Applied, ApplyError, Changed, Source};
 pub use devices::{Devices, Platform};
 pub use digest::ChunkDigest;
 pub use rewind::{Change, Rewindable};

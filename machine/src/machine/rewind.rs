@@ -81,7 +81,7 @@ impl Rewindable {
     }
 
     /// Digest of the whole state where it is.
-    pub fn digest(&mut self) -> StateDigest {
+    pub fn digest(&self) -> StateDigest {
         self.0.digest()
     }
 
@@ -95,7 +95,7 @@ impl Rewindable {
                 .push_other_bytes(&machine.image, page, &mut memory);
             here.image.adopt_page(&machine.image, page);
         }
-        here.note_written(written);
+        here.digest_pages(written);
         let states = here.vcpus.iter_mut().zip(&machine.vcpus);
         let vcpus = states.map(|(here, there)| replace_state(here, there));
         let vcpus = vcpus.collect();
@@ -126,7 +126,7 @@ impl Rewindable {
             memory.push(address, &old);
             here.image.write_noted(Gpa(address), bytes, &mut written)?;
         }
-        here.note_written(&written);
+        here.digest_pages(&written);
         let mut vcpus = Vec::new();
         for (state, runs) in here.vcpus.iter_mut().zip(&change.vcpus) {
             let mut there = state.clone();

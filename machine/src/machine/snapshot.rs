@@ -224,7 +224,7 @@ impl SnapshotLoader {
         let ended = decode_end(&mut rest)?;
         let devices = Devices::decode(&rest, start.shape.vcpu_count, &image)?;
         check_disks(&devices, &disks)?;
-        let mut machine = Machine {
+        let machine = Machine {
             shape: start.shape,
             seq: start.seq,
             guest_time: start.guest_time,

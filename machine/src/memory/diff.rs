@@ -14,11 +14,6 @@ impl PageCopy {
     pub(crate) fn zeroed() -> Self {
         Self([0; WORDS])
     }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; PAGE_BYTES] {
-        // SAFETY: same size, weaker alignment, every bit pattern is valid.
-        unsafe { &*(&raw const self.0).cast() }
-    }
 }
 
 /// Words whose comparison is kept in one mask.
@@ -36,6 +31,22 @@ pub struct ChangedWords(Masks);
 unsafe fn word(page: *const u64, at: usize) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { page.wrapping_add(at).read_volatile() }
+}
+
+/// Words between two that are looked at by [`differ_here_and_there`].
+const STRIDE: usize = 61;
+
+/// Whether some words, from all over the pages, differ. If none does, others may.
+///
+/// # Safety
+/// Both are readable pages. They may change meanwhile: the answer then tells nothing.
+pub(crate) unsafe fn differ_here_and_there(old: *const u64, new: *const u64) -> bool {
+    (STRIDE / 2..WORDS).step_by(STRIDE).any(|at| {
+        // SAFETY: words of the pages.
+        let old = unsafe { word(old, at) };
+        // SAFETY: as above.
+        old != unsafe { word(new, at) }
+    })
 }
 
 /// Which words differ, if any do.

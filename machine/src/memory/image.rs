@@ -10,6 +10,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes as _, GuestAddress, GuestRegionMmap};
 
 use super::diff::{PageCopy, changed_words, push_changed_runs};
+use super::digest::{PageDigests, page_digest};
 use super::dma::{DmaLog, GuestMemory};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, Sharing};
@@ -61,6 +62,7 @@ pub enum MemoryError {
 pub struct Image {
     file: File,
     layout: Layout,
+    digests: PageDigests,
     dma: DmaLog,
     // Declared before the mapping that it points into, so dropped first.
     guest_memory: GuestMemory,
@@ -83,6 +85,7 @@ impl Image {
         let guest_memory = guest_memory_of(layout, &mapping, &dma)?;
         Ok(Self {
             file,
+            digests: PageDigests::new(layout.page_count()),
             layout,
             dma,
             guest_memory,
@@ -205,6 +208,22 @@ impl Image {
             // SAFETY: as above.
             unsafe { push_changed_runs(address, there, here, &changed, out) };
         }
+    }
+
+    /// The digest of a page at the last commit. See [`PageDigests`] for who may trust it.
+    pub fn digest_of(&self, page: PageIndex) -> u128 {
+        self.digests.get(page)
+    }
+
+    pub(super) fn digests(&self) -> &PageDigests {
+        &self.digests
+    }
+
+    /// The digest of a page as it is. The caller holds the commit lock.
+    pub(super) fn digest_page(&self, page: PageIndex) -> u128 {
+        // SAFETY: a page of the mapping, which nobody writes without the commit lock.
+        let bytes = unsafe { &*self.page(page).cast_const().cast() };
+        page_digest(page, bytes)
     }
 
     pub(super) fn page(&self, page: PageIndex) -> *mut u8 {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use samsara_commitlog::{ByteRunsBuilder, Gpa, PAGE_BYTES};
 
-use super::diff::{ChangedWords, changed_words, push_changed_runs};
+use super::diff::{ChangedWords, changed_words, differ_here_and_there, push_changed_runs};
+use super::digest::page_digest;
 use super::image::{Image, MemoryError};
 use super::layout::{Layout, PageIndex};
 use super::mapping::{Mapping, NoFaultAround, Sharing};
@@ -67,6 +68,13 @@ impl View {
         unsafe { changed_words(old.cast(), new.cast()) }
     }
 
+    /// Whether some words of a page, from all over it, differ from the image. If none does, others may.
+    pub fn differs_here_and_there(&self, page: PageIndex) -> bool {
+        let (old, new) = (self.image.page(page), self.page(page));
+        // SAFETY: as in `changed_words`.
+        unsafe { differ_here_and_there(old.cast(), new.cast()) }
+    }
+
     /// Adds the bytes of a page that differ from the image, in these words, to `out`.
     pub fn push_changes(&self, page: PageIndex, changed: &ChangedWords, out: &mut ByteRunsBuilder) {
         let (old, new) = (self.image.page(page), self.page(page));
@@ -82,6 +90,18 @@ impl View {
         out.push(self.layout().gpa_of(page).0, bytes);
     }
 
+    /// The digest of a page as the view shows it.
+    pub fn digest_page(&self, page: PageIndex) -> u128 {
+        // SAFETY: a page of the mapping; the vCPU that could write it is not running.
+        let bytes = unsafe { &*self.page(page).cast_const().cast() };
+        page_digest(page, bytes)
+    }
+
+    /// The digest of a page in the image. A commit that changes it makes the chunk stale.
+    pub fn digest_before(&self, page: PageIndex) -> u128 {
+        self.image.digest_of(page)
+    }
+
     /// Whether what was translated through this page, if it is one of page tables in long mode, may be wrong now that
     /// these words of it differ from the image.
     pub fn voids_translations(&self, page: PageIndex, changed: &ChangedWords) -> bool {
@@ -90,15 +110,13 @@ impl View {
         unsafe { voids_translations(self.layout(), old.cast(), new.cast(), changed) }
     }
 
-    /// Copies private pages into the image. The caller holds the commit lock, and the vCPU stands
+    /// Copies a private page into the image. The caller holds the commit lock, and the vCPU stands
     /// still.
-    pub(crate) fn copy_to_image(&self, pages: &[PageIndex]) {
-        for &page in pages {
-            // SAFETY: two mappings of 4096 bytes each; readers of the image without the commit
-            // lock validate what they read.
-            unsafe {
-                std::ptr::copy_nonoverlapping(self.page(page), self.image.page(page), PAGE_BYTES);
-            }
+    pub(crate) fn copy_to_image(&self, page: PageIndex) {
+        // SAFETY: two mappings of 4096 bytes each; readers of the image without the commit
+        // lock validate what they read.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.page(page), self.image.page(page), PAGE_BYTES);
         }
     }
 

@@ -28,12 +28,13 @@ fn runs(address: u64, bytes: &[u8]) -> ByteRuns {
 pub(crate) fn chunk(machine: &Machine, memory: ByteRuns, vcpu: ByteRuns, exit: Exit) -> Record {
     let mut state = machine.vcpu(VcpuIndex(0)).clone();
     let _ = state.apply(&vcpu);
+    let digest = ChunkDigest::of_runs(machine.image(), &memory).unwrap_or_default();
     let chunk = Chunk {
         vcpu: VcpuIndex(0),
         started_after: machine.seq(),
         boundary: Boundary::Timer,
         exit,
-        digest: ChunkDigest::new(&memory).finish(&state),
+        digest: digest.finish(&state),
         effects: Effects { memory, vcpu },
     };
     let guest_time = GuestTime(machine.guest_time().0 + 1);

@@ -26,7 +26,7 @@ struct History {
 }
 
 impl History {
-    fn new(mut machine: Machine) -> Self {
+    fn new(machine: Machine) -> Self {
         let here = Rewindable::new(&machine).unwrap();
         let digests = vec![machine.digest()];
         Self {

@@ -52,7 +52,7 @@ fn sparse_memory_above_four_gib_comes_back() {
     );
     let bytes: u64 = pages.iter().map(ByteRuns::run_bytes).sum();
     assert_eq!(bytes, (places.len() as u64 - 1 + 1 + 700) * 4096);
-    let mut copy = load(start, &pages, end).unwrap();
+    let copy = load(start, &pages, end).unwrap();
     assert_eq!(copy.digest(), end);
     for at in places {
         let (mut old, mut new) = ([0; 8], [0; 8]);
@@ -147,7 +147,7 @@ fn a_machine_that_has_ended_comes_back_ended() {
         machine.apply(&record, Source::Record).unwrap();
         assert_eq!(machine.ended(), Some(&expected));
         let (start, pages, end) = frames(&mut machine);
-        let mut copy = load(start, &pages, end).unwrap();
+        let copy = load(start, &pages, end).unwrap();
         assert_eq!(copy.ended(), Some(&expected));
         assert_eq!(copy.digest(), end);
     }

@@ -272,7 +272,7 @@ impl Replay<'_> {
             .flush()
             .map_err(|error| write_failure(&error))?;
         let digests_compared = self.consumer.digests_compared();
-        let Some(mut machine) = self.consumer.into_machine() else {
+        let Some(machine) = self.consumer.into_machine() else {
             return Err(CtlError::NoSnapshot(log.path().to_owned()));
         };
         check_reached(self.asked, log, &machine)?;

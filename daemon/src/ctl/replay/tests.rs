@@ -3,8 +3,8 @@ use std::fs;
 use std::path::Path;
 
 use samsara_commitlog::{
-    Boundary, ByteRuns, Chunk, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame, Input, Record,
-    Space, VcpuIndex,
+    Boundary, Chunk, Commit, CommitSeq, DeviceIndex, Effects, Exit, Frame, Input, Record, Space,
+    VcpuIndex,
 };
 use samsara_machine::bare::DEVICE_PAGE;
 use samsara_machine::machine::ChunkDigest;
@@ -38,7 +38,7 @@ fn failed(path: &Path, words: &[&str], code: ExitCode, parts: &[&str]) {
 #[test]
 fn a_replay_ends_as_the_run_did() {
     let folder = tempfile::tempdir().unwrap();
-    let mut made = Made::run();
+    let made = Made::run();
     let path = made.write(folder.path());
     assert_eq!(replay(&path, &["--apply"]).unwrap(), (7, b"hi".to_vec()));
     let (status, outcome) = json(&path, &[]);
@@ -361,7 +361,7 @@ fn claimed(made: &Made, random: &mut impl FnMut(u64) -> u64) -> Commit {
         started_after: CommitSeq::BOOT,
         boundary: Boundary::Exit,
         exit,
-        digest: ChunkDigest::new(&ByteRuns::default()).finish(state),
+        digest: ChunkDigest::default().finish(state),
         effects: Effects::default(),
     })
 }

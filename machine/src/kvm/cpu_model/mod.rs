@@ -13,7 +13,7 @@ mod topology;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use samsara_commitlog::{Shape, VcpuIndex};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use features::{Feature, HIDDEN, X2APIC};
 
@@ -119,15 +119,15 @@ impl CpuLeaves {
     pub fn digest(&self) -> u64 {
         let mut entries = self.entries.clone();
         entries.sort_unstable_by_key(|entry| (entry.function, entry.index));
-        let mut hash = Xxh3::new();
+        let mut bytes = Vec::new();
         for entry in entries {
             let words = [entry.function, entry.index, entry.flags];
             let registers = [entry.eax, entry.ebx, entry.ecx, entry.edx];
             for word in words.into_iter().chain(registers) {
-                hash.update(&word.to_le_bytes());
+                bytes.extend_from_slice(&word.to_le_bytes());
             }
         }
-        hash.digest()
+        XxHash3_64::oneshot(&bytes)
     }
 
     /// The state components that a guest may enable, as XCR0 has them; 0 without XSAVE.
