@@ -170,9 +170,9 @@ pub(super) fn has(changed: &[Changed], page: PageIndex) -> bool {
 /// Pages as they are in a view, whatever of them has changed.
 pub(super) fn whole_pages(view: &View, pages: &[Changed]) -> ByteRuns {
     let mut runs = ByteRunsBuilder::default();
-    pages
-        .iter()
-        .for_each(|changed| view.push_page(changed.page, &mut runs));
+    for changed in pages {
+        view.push_page(changed.page, &mut runs);
+    }
     runs.finish()
 }
 
