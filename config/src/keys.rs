@@ -95,6 +95,7 @@ pub const KEYS: &[Key] = &[
     unset("replication.host_name", "\"alpha\"", HOST, "name of this host, as in its certificate; default: the system's host name"),
     set("replication.ack", "\"verified\"", "\"verified\" or \"received\"", "which answer of the backup releases outputs"),
     set("replication.queue_bytes", "\"64MiB\"", "a size in whole 4 KiB pages from \"1MiB\" to \"16GiB\"", "bound of the queue to the backup; when it is full, the guest waits"),
+    set("replication.lag_max_ms", "20", "a whole number from 1 to 60000", "milliseconds that a backup in sync may be behind; when it is, the guest waits"),
     set("replication.heartbeat_ms", "30", "a whole number from 1 to 60000", "milliseconds between two signs of life"),
 
     unset("tls.ca", "\"/etc/samsarad/ca.pem\"", FILE, "certificate of your CA (samsaractl pki init)"),

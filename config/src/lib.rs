@@ -214,6 +214,9 @@ pub struct ReplicationConfig {
     /// Bound of the queue between vCPUs and network.
     #[serde(deserialize_with = "values::queue")]
     pub queue_bytes: ByteSize,
+    /// How long a commit may wait to be verified before vCPUs wait too, milliseconds.
+    #[serde(deserialize_with = "values::ranged::<_, u64, 1, 60_000>")]
+    pub lag_max_ms: u64,
     /// Time between two signs of life, milliseconds.
     #[serde(deserialize_with = "values::ranged::<_, u64, 1, 60_000>")]
     pub heartbeat_ms: u64,
@@ -228,6 +231,7 @@ impl Default for ReplicationConfig {
             host_name: None,
             ack: AckPolicy::Verified,
             queue_bytes: ByteSize::mib(64),
+            lag_max_ms: 20,
             heartbeat_ms: 30,
         }
     }

@@ -116,7 +116,9 @@ async fn serve(args: &Args, config: Config) -> Result<u8, Failure> {
     let sink = Sink::open(&config.vm.console)?;
     let leftovers = sink.leftovers()?;
     let (sender, notices) = mpsc::unbounded_channel();
-    let world = World::new(ack_level(&config), config.recording.form, input, sender);
+    let lag_max = Duration::from_millis(config.replication.lag_max_ms);
+    let form = config.recording.form;
+    let world = World::new(ack_level(&config), form, lag_max, input, sender);
     let world = Arc::new(world.map_err(|error| Failure::new(ExitCode::Internal, &error))?);
     let stats = Arc::new(Stats::new(samsara_commitlog::Shape::VCPUS_MAX));
     let board = Arc::new(Board::new(

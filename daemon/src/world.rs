@@ -19,9 +19,7 @@ use samsara_config::RecordingForm;
 use samsara_engine::{EngineError, Item, Outside};
 use samsara_machine::{Ended, Output};
 use samsara_replication::transport::PrimaryHandle;
-use samsara_replication::{
-    AckLevel, CommitQueue, EffectStore, OutputGate, Quantiles, Retained, Room,
-};
+use samsara_replication::{AckLevel, Behind, CommitQueue, OutputGate, Quantiles, Retained, Room};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::exit::ExitCode;
@@ -75,6 +73,8 @@ pub struct World {
     notices: UnboundedSender<Notice>,
     holds: Durations,
     form: RecordingForm,
+    /// How far behind a backup may be that guards outputs.
+    lag_max: Duration,
 }
 
 impl World {
@@ -82,6 +82,7 @@ impl World {
     pub fn new(
         ack: AckLevel,
         form: RecordingForm,
+        lag_max: Duration,
         input: Option<(File, u64)>,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
@@ -103,6 +104,7 @@ impl World {
             notices,
             holds: Durations::default(),
             form,
+            lag_max,
         })
     }
 
@@ -182,6 +184,7 @@ impl World {
                 received: base,
                 verified: CommitSeq::BOOT,
                 guarded_after: None,
+                behind: Behind::new(self.lag_max),
             });
         });
     }
@@ -225,6 +228,7 @@ impl World {
             backup.received = backup.received.max(received);
             backup.verified = backup.verified.max(verified);
             backup.handle.effects().verified(backup.verified);
+            backup.behind.verified(backup.verified);
             let behind = [backup.received, backup.verified];
             for (lag, position) in state.lag_commits.iter_mut().zip(behind) {
                 lag.record(state.committed.0.saturating_sub(position.0));
@@ -387,8 +391,9 @@ impl Outside for World {
             if state.stopping {
                 return;
             }
-            let effects = state.backup.as_ref().map(|backup| backup.handle.effects());
-            if state.gate.is_full() || effects.is_some_and(EffectStore::is_full) {
+            let backup = state.backup.as_ref();
+            let must_wait = backup.is_some_and(|backup| backup.must_be_waited_for(Instant::now()));
+            if state.gate.is_full() || must_wait {
                 let wait = self.changed.wait_timeout(state, ROOM_LOOK);
                 drop(wait.unwrap_or_else(PoisonError::into_inner));
                 continue;

@@ -2,16 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, GuestTime, VcpuIndex};
+use samsara_commitlog::{CommitSeq, VcpuIndex};
 
 /// A peer that fetches without end fills no memory.
 const FETCHED_MAX: usize = 64;
-/// Guest time that the backup may be behind with orders: after a failover, what it has not run is lost, and nobody
-/// has seen it.
-const LAG_MAX: Duration = Duration::from_millis(200);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -33,7 +29,6 @@ struct State {
 #[derive(Debug)]
 struct Kept {
     seq: CommitSeq,
-    guest_time: GuestTime,
     vcpu: VcpuIndex,
     record: Bytes,
 }
@@ -48,15 +43,10 @@ impl EffectStore {
     }
 
     /// Keeps the encoded record of a vCPU's chunk. Commits rise.
-    pub fn keep(&self, seq: CommitSeq, guest_time: GuestTime, vcpu: VcpuIndex, record: Bytes) {
+    pub fn keep(&self, seq: CommitSeq, vcpu: VcpuIndex, record: Bytes) {
         let mut state = self.lock();
         state.bytes += record.len();
-        state.kept.push_back(Kept {
-            seq,
-            guest_time,
-            vcpu,
-            record,
-        });
+        state.kept.push_back(Kept { seq, vcpu, record });
     }
 
     /// The backup has verified all commits up to this one.
@@ -82,12 +72,7 @@ impl EffectStore {
 
     /// Whether vCPUs wait before they make more.
     pub fn is_full(&self) -> bool {
-        let state = self.lock();
-        let lag = match (state.kept.front(), state.kept.back()) {
-            (Some(oldest), Some(newest)) => newest.guest_time.0 - oldest.guest_time.0,
-            _ => 0,
-        };
-        state.bytes >= self.bytes_max || Duration::from_nanos(lag) >= LAG_MAX
+        self.lock().bytes >= self.bytes_max
     }
 
     /// The vCPUs whose records were fetched since the last call.
@@ -113,12 +98,8 @@ mod tests {
     fn what_is_not_verified_is_kept() {
         let store = EffectStore::new(10);
         for seq in [3, 5, 9] {
-            store.keep(
-                CommitSeq(seq),
-                GuestTime(seq),
-                VcpuIndex(0),
-                Bytes::from(vec![seq as u8; 4]),
-            );
+            let record = Bytes::from(vec![seq as u8; 4]);
+            store.keep(CommitSeq(seq), VcpuIndex(0), record);
         }
         assert!(store.is_full());
         assert_eq!(store.fetch(CommitSeq(5)), Some(Bytes::from(vec![5; 4])));
@@ -128,21 +109,5 @@ mod tests {
         assert_eq!(store.fetch(CommitSeq(5)), None);
         assert_eq!(store.fetch(CommitSeq(9)), Some(Bytes::from(vec![9; 4])));
         assert_eq!(store.fetched(), 2);
-    }
-
-    #[test]
-    fn it_is_full_when_the_backup_is_far_behind() {
-        let store = EffectStore::new(1000);
-        let keep = |seq, time: Duration| {
-            let time = GuestTime(time.as_nanos() as u64);
-            store.keep(CommitSeq(seq), time, VcpuIndex(0), Bytes::from_static(b"x"));
-        };
-        let second = Duration::from_secs(1);
-        keep(1, second);
-        assert!(!store.is_full());
-        keep(2, second + LAG_MAX);
-        assert!(store.is_full());
-        store.verified(CommitSeq(1));
-        assert!(!store.is_full());
     }
 }

@@ -20,6 +20,7 @@
 //!
 //! Commits are opaque here: encoded frames of the commit log with their place in the order.
 
+mod behind;
 mod effects;
 mod gate;
 mod lag;
@@ -29,6 +30,7 @@ mod queue;
 mod retained;
 pub mod transport;
 
+pub use behind::Behind;
 pub use effects::EffectStore;
 pub use gate::{AckLevel, GateMode, OutputGate};
 pub use lag::{AckError, Lag, LagTracker};

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use samsara_commitlog::{Commit, CommitSeq, Frame, FrameEncoder, GuestTime, OrderChunk, Record};
-use samsara_replication::CommitQueue;
 use samsara_replication::transport::PrimaryHandle;
+use samsara_replication::{Behind, CommitQueue};
 
 use crate::form::FormChooser;
 
@@ -87,12 +87,19 @@ pub(super) struct Backup {
     pub(super) verified: CommitSeq,
     /// The last commit before outputs were guarded by it.
     pub(super) guarded_after: Option<CommitSeq>,
+    /// Of what it guards.
+    pub(super) behind: Behind,
 }
 
 impl Backup {
     pub(super) fn forms(&self) -> [u64; 3] {
         let [orders, effects] = self.stream.forms;
         [orders, effects, self.handle.effects().fetched()]
+    }
+
+    /// Whether it is as far behind as it may be.
+    pub(super) fn must_be_waited_for(&self, now: Instant) -> bool {
+        self.handle.effects().is_full() || self.behind.is_too_far(now)
     }
 
     /// Pushes what comes next: a chunk as its order, if it has one and that is the form to choose.
@@ -103,14 +110,16 @@ impl Backup {
         order: Option<OrderChunk>,
         now: Instant,
     ) {
+        if self.guarded_after.is_some() && encoded.frame.record().is_some() {
+            self.behind.committed(seq, now);
+        }
         let order = order.filter(|_| self.is_order(encoded.frame));
-        let (Some(order), Some(record)) = (order, encoded.frame.record()) else {
+        let Some(order) = order else {
             return self.stream.push(seq, encoded, now);
         };
-        let guest_time = record.guest_time;
         // Before the order leaves: the backup may ask at once.
         let effects = self.handle.effects();
-        effects.keep(seq, guest_time, order.vcpu, encoded.get().clone());
+        effects.keep(seq, order.vcpu, encoded.get().clone());
         if let Some(order) = as_order(encoded.frame, order) {
             self.stream.push_order(seq, &order, now);
         }

@@ -1,0 +1,83 @@
+//! Whether the backup is so far behind that the guest has to wait for it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use samsara_commitlog::CommitSeq;
+
+/// Commits that come so soon after another count as old as that one.
+const GRAIN: Duration = Duration::from_micros(500);
+
+/// The age of the oldest commit that the backup has not verified.
+#[derive(Debug)]
+pub struct Behind {
+    most: Duration,
+    /// Commits that are not verified, and when they were made; rising.
+    waiting: VecDeque<(CommitSeq, Instant)>,
+}
+
+impl Behind {
+    /// The backup may be so far behind.
+    pub fn new(most: Duration) -> Self {
+        Self {
+            most,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// A commit was made. Commits rise.
+    pub fn committed(&mut self, seq: CommitSeq, now: Instant) {
+        let last = self.waiting.back();
+        if last.is_none_or(|&(_, at)| now.saturating_duration_since(at) >= GRAIN) {
+            self.waiting.push_back((seq, now));
+        }
+    }
+
+    /// The backup has verified all commits up to this one.
+    pub fn verified(&mut self, seq: CommitSeq) {
+        while self
+            .waiting
+            .pop_front_if(|(oldest, _)| *oldest <= seq)
+            .is_some()
+        {}
+    }
+
+    /// Whether the guest has to wait.
+    pub fn is_too_far(&self, now: Instant) -> bool {
+        let oldest = self.waiting.front();
+        oldest.is_some_and(|&(_, at)| now.saturating_duration_since(at) >= self.most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_oldest_commit_that_is_not_verified_decides() {
+        let start = Instant::now();
+        let mut behind = Behind::new(20 * MS);
+        assert!(!behind.is_too_far(start + 100 * MS));
+        behind.committed(CommitSeq(5), start);
+        behind.committed(CommitSeq(6), start + 10 * MS);
+        assert!(!behind.is_too_far(start + 19 * MS));
+        assert!(behind.is_too_far(start + 20 * MS));
+        behind.verified(CommitSeq(5));
+        assert!(!behind.is_too_far(start + 29 * MS));
+        assert!(behind.is_too_far(start + 30 * MS));
+        behind.verified(CommitSeq(9));
+        assert!(!behind.is_too_far(start + 500 * MS));
+    }
+
+    #[test]
+    fn many_commits_take_little_memory() {
+        let start = Instant::now();
+        let mut behind = Behind::new(20 * MS);
+        for number in 0..10_000_u32 {
+            behind.committed(CommitSeq(number.into()), start + GRAIN / 100 * number);
+        }
+        assert_eq!(behind.waiting.len(), 100);
+    }
+}
