@@ -279,6 +279,13 @@ mod tests {
     }
 
     #[test]
+    fn a_dense_page_of_which_one_word_changed_is_found() {
+        let mut fixture = Fixture::new();
+        fixture.run_bytes(400, 2);
+        assert_eq!(fixture.run_bytes(1, 1), 1);
+    }
+
+    #[test]
     fn without_readers_nothing_is_encoded() {
         let mut fixture = Fixture::new();
         fixture.store(2, 7);

@@ -1,12 +1,15 @@
 //! Records that do not follow are errors, and never panics.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use samsara_commitlog::{
-    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, Effects, Exit, GuestTime, Input,
-    Record, Shape, VcpuIndex,
+    Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, Effects, Exit, Gpa, GuestTime,
+    Input, Record, Shape, VcpuIndex,
 };
 use samsara_machine::bare::register;
-use samsara_machine::machine::ChunkDigest;
+use samsara_machine::machine::{Changed, ChunkDigest, SnapshotLoader};
+use samsara_machine::memory::View;
 use samsara_machine::vcpu::VcpuState;
 use samsara_machine::{ApplyError, Machine, Source};
 
@@ -192,4 +195,61 @@ fn inputs_that_nobody_waits_for_are_refused() {
         let error = machine.apply(&record, Source::Record).unwrap_err();
         assert!(matches!(error, ApplyError::Device { .. }), "{error}");
     }
+}
+
+/// Invariant 49: the digest that is kept is that of the memory as it is, whoever wrote it.
+#[test]
+fn the_digest_follows_every_write() {
+    const DESCRIPTOR: u64 = 0x30_0000;
+    let mut machine = machine();
+    let check = |machine: &Machine| {
+        let mut loader = SnapshotLoader::new(machine.snapshot_start()).unwrap();
+        for runs in machine.snapshot_pages() {
+            loader.pages(&runs.unwrap()).unwrap();
+        }
+        loader.finish(machine.digest(), Vec::new()).unwrap();
+    };
+    let words = [0x40_0ff0, 100].map(u64::to_le_bytes);
+    let describe = runs(DESCRIPTOR, words.as_flattened());
+    let start = write(register::INPUT, 8, DESCRIPTOR);
+    let record = chunk(&machine, describe, ByteRuns::default(), start);
+    machine.apply(&record, Source::Record).unwrap();
+    check(&machine);
+    let record = Record {
+        seq: machine.seq().next(),
+        guest_time: machine.guest_time(),
+        commit: Commit::Input(Input::File {
+            vcpu: VcpuIndex(0),
+            bytes: vec![7; 100].into(),
+        }),
+    };
+    let applied = machine.apply(&record, Source::Record).unwrap();
+    assert_eq!(
+        applied.by_devices.len(),
+        3,
+        "two pages of the buffer, and the descriptor's"
+    );
+    check(&machine);
+    // Zeros again.
+    let record = chunk(
+        &machine,
+        runs(0x40_0ff0, &[0; 100]),
+        ByteRuns::default(),
+        Exit::Cut,
+    );
+    machine.apply(&record, Source::Record).unwrap();
+    check(&machine);
+    // From a view.
+    let view = Arc::new(View::new(machine.image()).unwrap());
+    view.store(Gpa(0x41_0000), 5).unwrap();
+    let page = view.layout().page_of(Gpa(0x41_0000)).unwrap();
+    let changed = Changed {
+        page,
+        digest: view.digest_page(page),
+    };
+    let record = plain(&machine, Exit::Cut);
+    machine
+        .apply(&record, Source::View(&view, &[changed]))
+        .unwrap();
+    check(&machine);
 }
