@@ -13,7 +13,8 @@ use crate::{ByteRuns, CommitSeq, GuestTime, Record, Shape};
 /// are not those of the snapshot, `DiskRange`s travel before the snapshot or inside it.
 ///
 /// A log file has no contents of disks: who carries on from it needs copies of the images as they were
-/// at its snapshot. One that has them all the same (a stream to a backup that was kept) is one, too.
+/// at its snapshot. One that has them all the same (a stream to a backup that was kept) is one, too, if it has
+/// no chunks in order form: those are encoded for one [`crate::Medium`] or the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A snapshot of the machine begins.

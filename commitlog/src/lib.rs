@@ -19,7 +19,10 @@ mod runs;
 mod shape;
 mod varint;
 
-pub use codec::{DecodeError, Fault, FrameEncoder, FrameKind, FrameReader, StreamHeader, TSC_STEP};
+pub use codec::{
+    DecodeError, Fault, FrameEncoder, FrameKind, FrameReader, Medium, StreamHeader, TIME_STEP,
+    TSC_STEP,
+};
 pub use frame::{DiskRange, Frame, SnapshotStart, StateDigest};
 pub use ids::{CommitSeq, DeviceIndex, Gpa, GuestTime, PAGE_BYTES, VcpuIndex};
 pub use limits::{

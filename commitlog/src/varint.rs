@@ -37,6 +37,19 @@ pub(crate) fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// Goes past a varint, or past as many bytes as one has at most; `None` if `rest` ends before that.
+pub(crate) fn skip_varint(rest: &mut &[u8]) -> Option<()> {
+    let most = &rest[..rest.len().min(VARINT_BYTES_MAX)];
+    let last = most.iter().position(|byte| byte & 0x80 == 0);
+    let count = match last {
+        Some(last) => last + 1,
+        None if most.len() == VARINT_BYTES_MAX => VARINT_BYTES_MAX,
+        None => return None,
+    };
+    *rest = &rest[count..];
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +62,11 @@ mod tests {
                 let mut rest = &bytes[..count];
                 assert_eq!(take_varint(&mut rest), Some(value));
                 assert!(rest.is_empty());
+                let mut rest = &bytes[..count];
+                assert_eq!(skip_varint(&mut rest), Some(()));
+                assert!(rest.is_empty());
+                let mut rest = &bytes[..count - 1];
+                assert_eq!(skip_varint(&mut rest), None);
             }
         }
     }
@@ -68,5 +86,12 @@ mod tests {
             assert_eq!(take_varint(&mut rest), None, "{bad:x?}");
             assert_eq!(rest, bad);
         }
+    }
+    #[test]
+    fn a_varint_that_does_not_end_is_as_long_as_one_can_be() {
+        let mut rest = &[0xff; 12][..];
+        assert_eq!(skip_varint(&mut rest), Some(()));
+        assert_eq!(rest.len(), 2);
+        assert_eq!(skip_varint(&mut rest), None);
     }
 }

@@ -10,12 +10,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use samsara_commitlog::{
     BODY_BYTES_MAX, ByteRunsBuilder, Chunk, Commit, DecodeError, Effects, Exit, Fault, Frame,
-    FrameReader, Input, Limits, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
+    FrameReader, Input, Limits, Medium, PAGE_BYTES, Record, Shape, Space, StreamHeader, VcpuIndex,
 };
 
 /// The frames in `bytes` up to the end or the first error, pushed in pieces of `piece_bytes`.
 fn read_all(bytes: &[u8], piece_bytes: usize) -> (Vec<Frame>, Result<(), DecodeError>) {
-    let mut reader = FrameReader::new();
+    let mut reader = FrameReader::new(Medium::File);
     let mut frames = Vec::new();
     for piece in bytes.chunks(piece_bytes) {
         reader.push(piece);
@@ -170,7 +170,7 @@ fn lengths_that_no_frame_has_are_refused_by_the_header_alone() {
         (6, (1 << 20) + 16),
     ] {
         for length in [max as u32 + 1, u32::MAX] {
-            let mut reader = FrameReader::new();
+            let mut reader = FrameReader::new(Medium::File);
             reader.push(&StreamHeader::CURRENT.encode());
             // The checks are right, so only the length is wrong.
             let header = forged_header(kind, length);
@@ -439,7 +439,7 @@ fn a_source_is_pulled_to_its_end() {
     let frames = history();
     let (bytes, starts) = stream(&frames);
     let mut source = Slow(&bytes, 0);
-    let mut reader = FrameReader::new();
+    let mut reader = FrameReader::new(Medium::File);
     for (frame, start) in frames.iter().zip(starts) {
         let pulled = reader.pull(&mut source).unwrap().unwrap();
         assert_eq!(pulled.as_ref(), Some(frame));
@@ -453,7 +453,7 @@ fn a_source_is_pulled_to_its_end() {
 fn a_stream_is_resumed_between_frames() {
     let frames = history();
     let (bytes, starts) = stream(&frames);
-    let mut reader = FrameReader::resume(starts[4] as u64, LIMITS);
+    let mut reader = FrameReader::resume(Medium::File, starts[4] as u64, LIMITS);
     reader.push(&bytes[starts[4]..]);
     assert_eq!(reader.poll_frame(), Ok(Some(frames[4].clone())));
     assert_eq!(reader.frame_offset(), starts[4] as u64);

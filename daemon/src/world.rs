@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, Frame, GuestTime};
+use samsara_commitlog::{CommitSeq, Frame, GuestTime, Medium};
 use samsara_config::RecordingForm;
 use samsara_engine::{EngineError, Item, Outside};
 use samsara_machine::{Ended, Output};
@@ -173,15 +173,15 @@ impl World {
         session: u64,
         queue: Arc<CommitQueue>,
         handle: PrimaryHandle,
-        (base, guest_time): (CommitSeq, GuestTime),
+        from: (CommitSeq, GuestTime),
     ) {
         self.change(|state| {
             state.backup = Some(Backup {
                 session,
-                stream: Stream::new(queue, base, guest_time),
+                stream: Stream::new(Medium::Network, queue, from),
                 form: FormChooser::new(self.form),
                 handle,
-                received: base,
+                received: from.0,
                 verified: CommitSeq::BOOT,
                 guarded_after: None,
                 behind: Behind::new(self.lag_max),
@@ -243,8 +243,8 @@ impl World {
     }
 
     /// From the next commit on, commits go to the log file too. Nothing may commit meanwhile.
-    pub fn attach_log(&self, queue: Arc<CommitQueue>, (base, guest_time): (CommitSeq, GuestTime)) {
-        self.lock().log = Some(Stream::new(queue, base, guest_time));
+    pub fn attach_log(&self, queue: Arc<CommitQueue>, from: (CommitSeq, GuestTime)) {
+        self.lock().log = Some(Stream::new(Medium::File, queue, from));
     }
 
     /// Takes over, at promotion, what the old primary may not have emitted; `at` is the last

@@ -2,17 +2,17 @@
 //!
 //! | | |
 //! |---|---|
-//! | length | `u8`: bytes of the body, and the highest bit |
-//! | check | `u16`, of the xxh3-64 of length and body |
-//! | flags | `u8`: boundary in bits 0 and 1, `INPUT`, `PROGRESS`, the vCPU in the upper four bits |
+//! | head | `u8`: the highest bit; how the chunk ended, in bits 5 and 6 (`end`); `STEPS`; the vCPU in the lower four bits |
 //! | start | varint, seq - `started_after` |
-//! | guest time | varint, nanoseconds since the record before |
-//! | TSC | varint, `tsc_gain` in steps of [`TSC_STEP`] if it is one of them, twice that; else twice the gain, and one |
-//! | progress | if there is one: varint, twice the count, and one if a place follows: varints RIP and RCX |
-//! | input | `u64`, if there is one |
+//! | guest time | varint; with `STEPS`, [`TIME_STEP`]s since the last one that had begun at the record before; else nanoseconds since then |
+//! | TSC | varint, `tsc_gain`; with `STEPS`, in [`TSC_STEP`]s |
+//! | progress | of a chunk that was cut: varint, twice the count, and one if a place follows: varints RIP and RCX |
+//! | input | `u64`, if the exit that ended the chunk has one |
 //! | digest | `u64` |
+//! | check | in files: `u16`, of the xxh3-64 of all before it |
 //!
-//! The place in the order is the next one. A check of 16 bits is enough to find where a file was damaged: what it
+//! The place in the order is the next one. A frame has `STEPS` if both its times are steps. Where it ends follows from its fields.
+//! A check of 16 bits is enough to find where a file was damaged: what it
 //! lets through, the digest finds at replay. On the network the transport has checked every byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,22 +21,50 @@ use twox_hash::XxHash3_64;
 use super::decode::Body;
 use super::encode::Sink as _;
 use super::{DecodeError, Fault};
+use crate::varint::skip_varint;
 use crate::{
     Boundary, Commit, CommitSeq, GuestTime, OrderChunk, Place, Progress, Record, Shape, VcpuIndex,
 };
 
-/// Bytes before a body.
-pub(super) const HEADER_BYTES: usize = 3;
+/// What producers round guest time of chunks down to, in nanoseconds, where the guest's clock may be so coarse.
+pub const TIME_STEP: u64 = 1 << 10;
+/// What producers round the TSC up to: some 50 microseconds.
+pub const TSC_STEP: u64 = 1 << 17;
+
 const MARK: u8 = 0x80;
-const LENGTH: u8 = 0x7f;
+const END: u8 = 0x60;
+const STEPS: u8 = 0x10;
+const VCPU: u8 = 0x0f;
 
-/// What producers round the TSC to, so that it takes a byte or two: some 20 microseconds.
-pub const TSC_STEP: u64 = 1 << 16;
+/// How a chunk ended: its boundary, and what follows from that.
+mod end {
+    pub(super) const EXIT: u8 = 0x00;
+    pub(super) const EXIT_INPUT: u8 = 0x20;
+    pub(super) const TIMER: u8 = 0x40;
+    pub(super) const KICK: u8 = 0x60;
+}
 
-const BOUNDARY: u8 = 0x03;
-const INPUT: u8 = 0x04;
-const PROGRESS: u8 = 0x08;
-const VCPU_SHIFT: u32 = 4;
+const DIGEST_BYTES: usize = 8;
+const INPUT_BYTES: usize = 8;
+const CHECK_BYTES: usize = 2;
+
+/// What a stream of frames is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// A file, which may be damaged: each frame has a check.
+    File,
+    /// A connection that checks every byte: a compact frame has no check of its own.
+    Network,
+}
+
+impl Medium {
+    fn check_bytes(self) -> usize {
+        match self {
+            Self::File => CHECK_BYTES,
+            Self::Network => 0,
+        }
+    }
+}
 
 /// The record that a compact frame follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,41 +73,40 @@ pub(crate) struct Before {
     pub(crate) guest_time: GuestTime,
 }
 
-/// The frame that begins with `bytes`, if it is a compact one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Compact {
-    body_bytes: usize,
-}
-
-impl Compact {
-    pub(super) fn at(bytes: &[u8]) -> Option<Self> {
-        let first = *bytes.first()?;
-        (first & MARK != 0).then_some(Self {
-            body_bytes: usize::from(first & LENGTH),
-        })
-    }
-
-    pub(super) fn frame_bytes(self) -> usize {
-        HEADER_BYTES + self.body_bytes
-    }
-}
-
-fn check(length: u8, body: &[u8]) -> u16 {
-    let mut covered = [0; 1 + LENGTH as usize];
-    covered[0] = length;
-    covered[1..=body.len()].copy_from_slice(body);
-    XxHash3_64::oneshot(&covered[..=body.len()]) as u16
-}
-
 /// Whether a compact frame begins here.
 pub(crate) fn is_compact(bytes: &[u8]) -> bool {
-    Compact::at(bytes).is_some()
+    bytes.first().is_some_and(|head| head & MARK != 0)
 }
 
-/// Whether so many compact frames begin here, one after the other: more than chance makes of anything else.
+/// Bytes of the compact frame that begins here; `None` if these are too few to tell.
+pub(super) fn frame_bytes(bytes: &[u8], medium: Medium) -> Option<usize> {
+    let (&head, mut rest) = bytes.split_first()?;
+    let mut fixed = DIGEST_BYTES + medium.check_bytes();
+    for _start_time_tsc in 0..3 {
+        skip_varint(&mut rest)?;
+    }
+    match head & END {
+        end::EXIT => {}
+        end::EXIT_INPUT => fixed += INPUT_BYTES,
+        _ => {
+            let has_place = rest.first()? & 1 != 0;
+            skip_varint(&mut rest)?;
+            if has_place {
+                skip_varint(&mut rest)?;
+                skip_varint(&mut rest)?;
+            }
+        }
+    }
+    Some(bytes.len() - rest.len() + fixed)
+}
+
+/// Whether so many compact frames of a file begin here, one after the other: more than chance makes of anything else.
 pub(crate) fn is_chain(mut bytes: &[u8], count: usize) -> bool {
     for _ in 0..count {
-        let frame_bytes = Compact::at(bytes).map_or(usize::MAX, Compact::frame_bytes);
+        if !is_compact(bytes) {
+            return false;
+        }
+        let frame_bytes = frame_bytes(bytes, Medium::File).unwrap_or(usize::MAX);
         let Some((frame, rest)) = bytes.split_at_checked(frame_bytes) else {
             return false;
         };
@@ -91,47 +118,41 @@ pub(crate) fn is_chain(mut bytes: &[u8], count: usize) -> bool {
     true
 }
 
-/// Whether a whole frame has the check that its header names.
+/// Whether a frame of a file has the check that it ends with.
 fn is_whole(frame: &[u8]) -> bool {
-    let [first, low, high, body @ ..] = frame else {
-        return false;
-    };
-    let length = usize::from(first & LENGTH);
-    body.len() == length && u16::from_le_bytes([*low, *high]) == check(*first, body)
+    let parts = frame.split_last_chunk();
+    parts.is_some_and(|(covered, found)| *found == check(covered))
 }
 
-pub(super) fn encode(before: Before, record: &Record, chunk: &OrderChunk) -> Bytes {
+fn check(covered: &[u8]) -> [u8; CHECK_BYTES] {
+    (XxHash3_64::oneshot(covered) as u16).to_le_bytes()
+}
+
+pub(super) fn encode(before: Before, record: &Record, chunk: &OrderChunk, medium: Medium) -> Bytes {
     assert_eq!(record.seq, before.seq.next(), "records have no gaps");
-    let (start, time) = (
-        record.seq.0.checked_sub(chunk.started_after.0),
-        record.guest_time.0.checked_sub(before.guest_time.0),
-    );
+    let start = record.seq.0.checked_sub(chunk.started_after.0);
     let start = start.filter(|&start| start > 0);
     let start = start.unwrap_or_else(|| panic!("chunk {} starts after itself", record.seq));
-    let time = time.unwrap_or_else(|| panic!("time goes back at commit {}", record.seq));
+    let (time, last) = (record.guest_time.0, before.guest_time.0);
+    assert!(time >= last, "time goes back at commit {}", record.seq);
     assert!(chunk.vcpu.0 < Shape::VCPUS_MAX, "vCPU {}", chunk.vcpu);
-    let boundary = match chunk.boundary {
-        Boundary::Exit => 0,
-        Boundary::Timer => 1,
-        Boundary::Kick => 2,
+    let end = match (chunk.boundary, chunk.progress, chunk.input) {
+        (Boundary::Exit, None, None) => end::EXIT,
+        (Boundary::Exit, None, Some(_)) => end::EXIT_INPUT,
+        (Boundary::Timer, Some(_), None) => end::TIMER,
+        (Boundary::Kick, Some(_), None) => end::KICK,
+        _ => panic!("no chunk ends as {} does: {chunk:?}", record.seq),
     };
-    let has = |flag, is_there: bool| if is_there { flag } else { 0 };
-    let flags = boundary
-        | has(INPUT, chunk.input.is_some())
-        | has(PROGRESS, chunk.progress.is_some())
-        | chunk.vcpu.0 << VCPU_SHIFT;
-    let mut out = BytesMut::with_capacity(HEADER_BYTES + LENGTH as usize);
-    out.put_bytes(0, HEADER_BYTES);
-    out.put_u8(flags);
+    let is_steps = are_steps(time, chunk.tsc_gain);
+    let mut out = BytesMut::with_capacity(32);
+    out.put_u8(MARK | end | if is_steps { STEPS } else { 0 } | chunk.vcpu.0);
     out.varint(start);
-    out.varint(time);
-    match chunk.tsc_gain {
-        steps if steps.is_multiple_of(TSC_STEP) => out.varint(steps / TSC_STEP * 2),
-        gain => {
-            let wide = u128::from(gain) << 1 | 1;
-            out.varint(wide as u64);
-            out.put_u8((wide >> 64) as u8);
-        }
+    if is_steps {
+        out.varint(time / TIME_STEP - last / TIME_STEP);
+        out.varint(chunk.tsc_gain / TSC_STEP);
+    } else {
+        out.varint(time - last);
+        out.varint(chunk.tsc_gain);
     }
     if let Some(progress) = chunk.progress {
         assert!(progress.count < 1 << 63, "a count of {}", progress.count);
@@ -145,54 +166,53 @@ pub(super) fn encode(before: Before, record: &Record, chunk: &OrderChunk) -> Byt
         out.put_u64_le(input);
     }
     out.put_u64_le(chunk.digest);
-    let length = MARK | (out.len() - HEADER_BYTES) as u8;
-    let check = check(length, &out[HEADER_BYTES..]);
-    let mut header = &mut out[..HEADER_BYTES];
-    header.put_u8(length);
-    header.put_u16_le(check);
+    if medium == Medium::File {
+        let check = check(&out);
+        out.put_slice(&check);
+    }
     out.freeze()
+}
+
+fn are_steps(guest_time: u64, tsc_gain: u64) -> bool {
+    guest_time.is_multiple_of(TIME_STEP) && tsc_gain.is_multiple_of(TSC_STEP)
 }
 
 /// Decodes a whole frame that starts at `offset`.
 pub(super) fn decode(
-    frame: &Bytes,
+    mut frame: Bytes,
     offset: u64,
+    medium: Medium,
     before: Option<(Before, Shape)>,
 ) -> Result<Record, DecodeError> {
-    if !is_whole(frame) {
-        // The length may be what is wrong.
-        let fault = Fault::HeaderDamaged;
-        return Err(DecodeError { offset, fault });
+    if medium == Medium::File {
+        if !is_whole(&frame) {
+            // Where it ends may be what is wrong.
+            let fault = Fault::HeaderDamaged;
+            return Err(DecodeError { offset, fault });
+        }
+        frame.truncate(frame.len() - CHECK_BYTES);
     }
     let (before, shape) = before.ok_or(DecodeError {
         offset,
         fault: Fault::NothingBefore,
     })?;
-    let mut body = Body::new(frame.slice(HEADER_BYTES..), offset + HEADER_BYTES as u64);
+    let mut body = Body::new(frame, offset);
     let seq = before.seq.next();
-    let flags = body.byte("flags")?;
-    let boundary = match flags & BOUNDARY {
-        0 => Boundary::Exit,
-        1 => Boundary::Timer,
-        2 => Boundary::Kick,
-        other => return body.out_of_range("boundary", other.into()),
-    };
-    let vcpu = VcpuIndex(flags >> VCPU_SHIFT);
+    if seq == CommitSeq(u64::MAX) {
+        return body.out_of_range("commit", seq.0);
+    }
+    let head = body.byte("head")?;
+    let vcpu = VcpuIndex(head & VCPU);
     if vcpu.0 >= shape.vcpu_count {
         return body.fail(Fault::NoSuchVcpu(vcpu));
     }
     let started_after = body.started_after(seq)?;
-    let guest_time = body.number("guest time", |gain| {
-        before.guest_time.0.checked_add(gain).map(GuestTime)
-    })?;
-    let tsc_gain = tsc_gain(&mut body)?;
-    let progress = match flags & PROGRESS {
-        0 => None,
-        _ => Some(progress(&mut body)?),
-    };
-    let input = match flags & INPUT {
-        0 => None,
-        _ => Some(body.u64("read input")?),
+    let (guest_time, tsc_gain) = times(&mut body, head & STEPS != 0, before.guest_time)?;
+    let (boundary, progress, input) = match head & END {
+        end::EXIT => (Boundary::Exit, None, None),
+        end::EXIT_INPUT => (Boundary::Exit, None, Some(body.u64("read input")?)),
+        end::TIMER => (Boundary::Timer, Some(progress(&mut body)?), None),
+        _ => (Boundary::Kick, Some(progress(&mut body)?), None),
     };
     let digest = body.u64("digest")?;
     body.finish()?;
@@ -212,19 +232,28 @@ pub(super) fn decode(
     })
 }
 
-fn tsc_gain(body: &mut Body) -> Result<u64, DecodeError> {
-    let field = "TSC";
-    let coded = body.varint(field)?;
-    if coded & 1 == 0 {
-        let gain = (coded / 2).checked_mul(TSC_STEP);
-        return gain.map_or_else(|| body.out_of_range(field, coded), Ok);
-    }
-    let high = body.byte(field)?;
-    let gain = coded >> 1 | u64::from(high) << 63;
-    if high > 1 || gain.is_multiple_of(TSC_STEP) {
-        return body.out_of_range(field, gain);
-    }
-    Ok(gain)
+/// Guest time, and what the TSC gained.
+fn times(
+    body: &mut Body,
+    is_steps: bool,
+    GuestTime(last): GuestTime,
+) -> Result<(GuestTime, u64), DecodeError> {
+    let time = body.number("guest time", |coded| {
+        if is_steps {
+            let time = (last / TIME_STEP).checked_add(coded)?;
+            time.checked_mul(TIME_STEP).filter(|&time| time >= last)
+        } else {
+            last.checked_add(coded)
+        }
+    })?;
+    let tsc_gain = body.number("TSC", |coded| {
+        if is_steps {
+            coded.checked_mul(TSC_STEP)
+        } else {
+            Some(coded).filter(|&gain| !are_steps(time, gain))
+        }
+    })?;
+    Ok((GuestTime(time), tsc_gain))
 }
 
 fn progress(body: &mut Body) -> Result<Progress, DecodeError> {

@@ -2,20 +2,30 @@
 
 use bytes::Bytes;
 
-use super::compact::{self, Before};
+use super::compact::{self, Before, Medium};
 use crate::{Commit, CommitSeq, Frame, GuestTime};
 
 /// Encodes the frames of one stream, in their order: chunks in order form are coded against the record
 /// before them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct FrameEncoder {
+    medium: Medium,
     before: Option<Before>,
 }
 
 impl FrameEncoder {
-    /// For the frames of a stream that come after a commit.
-    pub fn after(seq: CommitSeq, guest_time: GuestTime) -> Self {
+    /// For the frames of a stream from its start on.
+    pub fn new(medium: Medium) -> Self {
         Self {
+            medium,
+            before: None,
+        }
+    }
+
+    /// For the frames of a stream that come after a commit.
+    pub fn after(medium: Medium, seq: CommitSeq, guest_time: GuestTime) -> Self {
+        Self {
+            medium,
             before: Some(Before { seq, guest_time }),
         }
     }
@@ -23,7 +33,8 @@ impl FrameEncoder {
     /// The binary form of the stream's next frame.
     ///
     /// # Panics
-    /// As [`Frame::encode`]; and for a chunk in order form that does not follow a snapshot or record.
+    /// As [`Frame::encode`]; and for a chunk in order form that does not follow a snapshot or record, that was
+    /// cut without progress, or that has what such a chunk cannot have.
     pub fn encode(&mut self, frame: &Frame) -> Bytes {
         let order = match frame {
             Frame::Record(record) => match &record.commit {
@@ -34,7 +45,9 @@ impl FrameEncoder {
         };
         let bytes = match (order, self.before) {
             (None, _) => frame.encode(),
-            (Some((record, chunk)), Some(before)) => compact::encode(before, record, chunk),
+            (Some((record, chunk)), Some(before)) => {
+                compact::encode(before, record, chunk, self.medium)
+            }
             (Some((record, _)), None) => panic!("chunk {} in order form comes first", record.seq),
         };
         self.pass(frame);

@@ -1,4 +1,4 @@
-//! The binary form of frames, the same in a log file and on the network.
+//! The binary form of frames, in a log file and on the network: the same but for the check of compact frames.
 //!
 //! Little endian throughout. A stream is a header and then frames back to back:
 //!
@@ -15,7 +15,7 @@
 //! | checksum | `u64`, xxh3-64 of the body |
 //! | body | see `encode.rs` |
 //!
-//! A chunk in order form is a compact frame, with three bytes before its body: see `compact.rs`. Its first
+//! A chunk in order form is a compact frame, without this header: see `compact.rs`. Its first
 //! byte has the highest bit, which no kind has.
 //!
 //! The header has a check of its own so that a damaged length is known as one: without it, a flipped
@@ -35,7 +35,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use twox_hash::XxHash3_64;
 
-pub use compact::TSC_STEP;
+pub use compact::{Medium, TIME_STEP, TSC_STEP};
 pub(crate) use compact::{is_chain, is_compact};
 pub use encoder::FrameEncoder;
 pub use error::{DecodeError, Fault};
@@ -55,7 +55,7 @@ impl StreamHeader {
     /// A byte that is not text, the name, and line ends that a careless copy would change.
     pub const MAGIC: [u8; 8] = *b"\x93SMSR\r\n\x1a";
     /// The version of the format that this crate reads and writes.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
     /// Bytes of an encoded header.
     pub const BYTES: usize = 12;
     /// The header of this version.

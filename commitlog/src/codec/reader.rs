@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use bytes::BytesMut;
 
-use super::compact::{self, Before, Compact};
+use super::compact::{self, Before, Medium};
 use super::{DecodeError, FRAME_HEADER_BYTES, Fault, FrameHeader, StreamHeader};
 use crate::{Frame, Limits};
 
@@ -21,6 +21,7 @@ const PULL_BYTES: usize = 256 << 10;
 /// The bytes inside a frame are slices of what was read, and keep that piece alive.
 #[derive(Debug)]
 pub struct FrameReader {
+    medium: Medium,
     buffer: BytesMut,
     /// Where `buffer` starts in the stream.
     offset: u64,
@@ -39,26 +40,21 @@ enum Stage {
     Failed(DecodeError),
 }
 
-impl Default for FrameReader {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl FrameReader {
     /// A reader of a stream from its [`StreamHeader`] on.
-    pub fn new() -> Self {
-        Self::start(Stage::Header, 0, Limits::BEFORE_SNAPSHOT)
+    pub fn new(medium: Medium) -> Self {
+        Self::start(medium, Stage::Header, 0, Limits::BEFORE_SNAPSHOT)
     }
 
     /// A reader from a boundary between frames on: the header was seen elsewhere, and so was the
     /// machine's shape if `limits` has one. Errors count offsets from `offset`.
-    pub fn resume(offset: u64, limits: Limits) -> Self {
-        Self::start(Stage::Frames, offset, limits)
+    pub fn resume(medium: Medium, offset: u64, limits: Limits) -> Self {
+        Self::start(medium, Stage::Frames, offset, limits)
     }
 
-    fn start(stage: Stage, offset: u64, limits: Limits) -> Self {
+    fn start(medium: Medium, stage: Stage, offset: u64, limits: Limits) -> Self {
         Self {
+            medium,
             buffer: BytesMut::new(),
             offset,
             frame_offset: offset,
@@ -163,9 +159,10 @@ impl FrameReader {
 
     fn frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         let offset = self.offset;
-        let decoded = match Compact::at(&self.buffer) {
-            Some(compact) => self.compact_frame(compact)?,
-            None => self.whole_frame()?,
+        let decoded = if compact::is_compact(&self.buffer) {
+            self.compact_frame()?
+        } else {
+            self.whole_frame()?
         };
         let Some((frame, bytes)) = decoded else {
             return Ok(None);
@@ -193,14 +190,15 @@ impl FrameReader {
         Ok(Some((decoded, frame.len())))
     }
 
-    fn compact_frame(&mut self, compact: Compact) -> Result<Option<(Frame, usize)>, DecodeError> {
-        if self.buffer.len() < compact.frame_bytes() {
+    fn compact_frame(&mut self) -> Result<Option<(Frame, usize)>, DecodeError> {
+        let bytes = compact::frame_bytes(&self.buffer, self.medium);
+        let Some(bytes) = bytes.filter(|&bytes| bytes <= self.buffer.len()) else {
             return Ok(None);
-        }
-        let frame = self.buffer.split_to(compact.frame_bytes()).freeze();
+        };
+        let frame = self.buffer.split_to(bytes).freeze();
         let before = self.before.zip(self.limits.shape());
-        let record = compact::decode(&frame, self.offset, before)?;
-        Ok(Some((Frame::Record(record), frame.len())))
+        let record = compact::decode(frame, self.offset, self.medium, before)?;
+        Ok(Some((Frame::Record(record), bytes)))
     }
 }
 
@@ -226,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_claimed_length_allocates_nothing() {
-        let mut reader = FrameReader::resume(0, Limits::BEFORE_SNAPSHOT);
+        let mut reader = FrameReader::resume(Medium::File, 0, Limits::BEFORE_SNAPSHOT);
         reader.push(&longest_header());
         assert_eq!(reader.poll_frame(), Ok(None));
         assert!(reader.buffer.capacity() < 4096);
@@ -236,7 +234,7 @@ mod tests {
 
     #[test]
     fn after_an_error_nothing_is_held() {
-        let mut reader = FrameReader::new();
+        let mut reader = FrameReader::new(Medium::File);
         reader.push(&[1; 10_000]);
         assert!(reader.poll_frame().is_err());
         reader.push(&[1; 10_000]);

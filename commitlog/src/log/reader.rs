@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::salvage::find_frame;
 use super::{LogError, Tail, io_error, open_regular};
 use crate::codec::is_compact;
-use crate::{DecodeError, Fault, Frame, FrameReader, Limits, StreamHeader};
+use crate::{DecodeError, Fault, Frame, FrameReader, Limits, Medium, StreamHeader};
 
 /// Reads a log file frame by frame, from a file that may still be growing as from one that a crash
 /// cut off.
@@ -48,7 +48,7 @@ impl LogReader {
         Self {
             path: path.to_owned(),
             source: Positioned { file, offset: 0 },
-            frames: FrameReader::new(),
+            frames: FrameReader::new(Medium::File),
             tail: None,
             failed: false,
         }
@@ -113,7 +113,7 @@ impl LogReader {
         }
         match self.frames.finish() {
             Ok(()) => Ok(Tail::Clean),
-            // The one length without a check of its own: what it reaches past may be whole frames.
+            // Its length has no check of its own: what it reaches past may be whole frames.
             Err(error) if is_compact(pending) => self.judge(DecodeError {
                 fault: Fault::HeaderDamaged,
                 ..error

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::summary::summarize;
 use super::{LogError, LogHistory, LogReader, LogSummary, Tail, io_error, open_regular};
-use crate::{Frame, FrameEncoder, StreamHeader};
+use crate::{Frame, FrameEncoder, Medium, StreamHeader};
 
 /// How much is collected before a write: many small records, or a part of a large one.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -84,7 +84,7 @@ impl LogWriter {
         }
         let mut writer = Self::of_file(path, file, summary.valid_bytes);
         if let Some((seq, guest_time)) = history.last() {
-            writer.encoder = FrameEncoder::after(seq, guest_time);
+            writer.encoder = FrameEncoder::after(Medium::File, seq, guest_time);
         }
         writer
             .out
@@ -99,7 +99,7 @@ impl LogWriter {
         self.append_encoded(&encoded)
     }
 
-    /// Appends whole frames as [`FrameEncoder::encode`] or [`Frame::encode`] made them.
+    /// Appends whole frames as [`FrameEncoder::encode`], for [`Medium::File`], or [`Frame::encode`] made them.
     pub fn append_encoded(&mut self, frames: &[u8]) -> Result<(), LogError> {
         self.attempt("write", |out| out.write_all(frames))?;
         self.log_bytes += frames.len() as u64;
@@ -150,7 +150,7 @@ impl LogWriter {
             path: path.to_owned(),
             out,
             log_bytes,
-            encoder: FrameEncoder::default(),
+            encoder: FrameEncoder::new(Medium::File),
             stopped: false,
         }
     }

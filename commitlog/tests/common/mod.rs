@@ -7,8 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 use samsara_commitlog::{
     Boundary, ByteRuns, ByteRunsBuilder, Chunk, Commit, CommitSeq, DeviceIndex, DiskRange, Effects,
-    Exit, Frame, FrameEncoder, Gpa, GuestTime, Input, Limits, OrderChunk, Place, Progress, Record,
-    Shape, SnapshotStart, Space, StateDigest, StreamHeader, TSC_STEP, VcpuIndex,
+    Exit, Frame, FrameEncoder, Gpa, GuestTime, Input, Limits, Medium, OrderChunk, Place, Progress,
+    Record, Shape, SnapshotStart, Space, StateDigest, StreamHeader, TIME_STEP, TSC_STEP, VcpuIndex,
 };
 
 /// A machine with memory on both sides of the hole.
@@ -143,51 +143,49 @@ pub(crate) fn order(seq: u64, progress: Option<Progress>) -> Frame {
     )
 }
 
-/// Any chunk in order form at this place.
-fn any_order(seq: u64) -> impl Strategy<Value = OrderChunk> {
-    let boundary = prop_oneof![
-        Just(Boundary::Exit),
-        Just(Boundary::Timer),
-        Just(Boundary::Kick)
-    ];
+/// How a chunk in order form may have ended, how far it got, and what answered its load.
+fn any_end() -> impl Strategy<Value = (Boundary, Option<Progress>, Option<u64>)> {
     let place = option::of((any::<u64>(), any::<u64>()).prop_map(|(rip, rcx)| Place { rip, rcx }));
     let progress = (0..u64::MAX / 2, place).prop_map(|(count, place)| Progress { count, place });
+    let cut = prop_oneof![Just(Boundary::Timer), Just(Boundary::Kick)];
+    prop_oneof![
+        option::of(any::<u64>()).prop_map(|input| (Boundary::Exit, None, input)),
+        (cut, progress).prop_map(|(boundary, progress)| (boundary, Some(progress), None)),
+    ]
+}
+
+/// Any chunk in order form at this place.
+fn any_order(seq: u64) -> impl Strategy<Value = OrderChunk> {
     let tsc_gain = prop_oneof![
         any::<u64>(),
         Just(0),
-        (0..u64::MAX / TSC_STEP).prop_map(|steps| steps * TSC_STEP)
+        (0..=u64::MAX / TSC_STEP).prop_map(|steps| steps * TSC_STEP)
     ];
-    (
-        any_vcpu(),
-        0..seq,
-        boundary,
-        option::of(progress),
-        tsc_gain,
-        option::of(any::<u64>()),
-        any::<u64>(),
+    (any_vcpu(), 0..seq, any_end(), tsc_gain, any::<u64>()).prop_map(
+        |(vcpu, started_after, (boundary, progress, input), tsc_gain, digest)| OrderChunk {
+            vcpu,
+            started_after: CommitSeq(started_after),
+            boundary,
+            progress,
+            tsc_gain,
+            input,
+            digest,
+        },
     )
-        .prop_map(
-            |(vcpu, started_after, boundary, progress, tsc_gain, input, digest)| OrderChunk {
-                vcpu,
-                started_after: CommitSeq(started_after),
-                boundary,
-                progress,
-                tsc_gain,
-                input,
-                digest,
-            },
-        )
 }
 
 /// A snapshot and records that follow it, many of them chunks in order form.
 pub(crate) fn any_history() -> impl Strategy<Value = Vec<Frame>> {
-    let gains = vec((any::<bool>(), 0..1u64 << 56), 0..30);
+    let gains = vec((any::<bool>(), any::<bool>(), 0..1u64 << 56), 0..30);
     gains.prop_flat_map(|gains| {
         let mut time = 5;
         let records: Vec<_> = (8..)
             .zip(gains)
-            .map(|(seq, (is_order, gain))| {
+            .map(|(seq, (is_order, is_steps, gain))| {
                 time += gain;
+                if is_steps {
+                    time = time.next_multiple_of(TIME_STEP);
+                }
                 let guest_time = GuestTime(time);
                 let commit = if is_order {
                     any_order(seq).prop_map(Commit::Order).boxed()
@@ -209,11 +207,15 @@ pub(crate) fn any_history() -> impl Strategy<Value = Vec<Frame>> {
     })
 }
 
-/// The frames as a stream, and where each begins, with the end last.
+/// The frames as a log file, and where each begins, with the end last.
 pub(crate) fn stream(frames: &[Frame]) -> (Vec<u8>, Vec<usize>) {
+    stream_on(Medium::File, frames)
+}
+
+pub(crate) fn stream_on(medium: Medium, frames: &[Frame]) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = StreamHeader::CURRENT.encode().to_vec();
     let mut starts = vec![bytes.len()];
-    let mut encoder = FrameEncoder::default();
+    let mut encoder = FrameEncoder::new(medium);
     for frame in frames {
         bytes.extend_from_slice(&encoder.encode(frame));
         starts.push(bytes.len());

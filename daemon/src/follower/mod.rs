@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use samsara_commitlog::{CommitSeq, DecodeError, Frame, FrameReader, Record};
+use samsara_commitlog::{CommitSeq, DecodeError, Frame, FrameReader, Medium, Record};
 use samsara_engine::{ConsumeError, Consumer};
 use samsara_machine::{ApplyError, Machine, Output};
 use samsara_replication::Retained;
@@ -89,7 +89,7 @@ pub(crate) fn start(
             effects: rerunning.effects,
             disks,
             disks_are_changing: false,
-            reader: FrameReader::new(),
+            reader: FrameReader::new(Medium::Network),
             link,
             retained,
             network,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use samsara_commitlog::{Commit, CommitSeq, Frame, FrameEncoder, GuestTime, OrderChunk, Record};
+use samsara_commitlog::{
+    Commit, CommitSeq, Frame, FrameEncoder, GuestTime, Medium, OrderChunk, Record,
+};
 use samsara_replication::transport::PrimaryHandle;
 use samsara_replication::{Behind, CommitQueue};
 
@@ -22,10 +24,14 @@ pub(super) struct Stream {
 
 impl Stream {
     /// From a machine's state on.
-    pub(super) fn new(queue: Arc<CommitQueue>, seq: CommitSeq, guest_time: GuestTime) -> Self {
+    pub(super) fn new(
+        medium: Medium,
+        queue: Arc<CommitQueue>,
+        (seq, guest_time): (CommitSeq, GuestTime),
+    ) -> Self {
         Self {
             queue,
-            encoder: FrameEncoder::after(seq, guest_time),
+            encoder: FrameEncoder::after(medium, seq, guest_time),
             forms: [0; 2],
             bytes: [0; 2],
         }

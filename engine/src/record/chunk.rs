@@ -303,7 +303,7 @@ impl<C: Cpu> ChunkRunner<C> {
             return Ok(Outcome::Abandoned);
         }
         let boundary = result.boundary;
-        let guest_time = shared.now(&machine);
+        let guest_time = shared.chunk_time(&machine);
         let (step, pages) = self.record(&machine, result, guest_time)?;
         let source = Source::View(&self.lane().view, &pages);
         let written = shared.commit(&mut machine, step, by, source)?;

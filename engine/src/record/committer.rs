@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::{Commit, CommitSeq, GuestTime, Input, OrderChunk, Record, VcpuIndex};
+use samsara_commitlog::{
+    Commit, CommitSeq, GuestTime, Input, OrderChunk, Record, TIME_STEP, VcpuIndex,
+};
 use samsara_machine::kvm::{CounterKind, Paging, TscControl, host_tsc};
 use samsara_machine::memory::PageIndex;
 use samsara_machine::pc::Delivery;
@@ -343,6 +345,19 @@ impl Shared {
     pub(super) fn now(&self, machine: &Machine) -> GuestTime {
         let now = self.clock_base.0 + self.started.elapsed().as_nanos() as u64;
         GuestTime(now.max(machine.guest_time().0))
+    }
+
+    /// The guest clock for a chunk that commits now. A bare guest's may be as coarse as orders have it: nothing but
+    /// CLOCK shows it.
+    pub(super) fn chunk_time(&self, machine: &Machine) -> GuestTime {
+        let now = self.now(machine);
+        match machine.platform() {
+            Platform::Bare => {
+                let step = now.0 / TIME_STEP * TIME_STEP;
+                GuestTime(step).max(machine.guest_time())
+            }
+            Platform::Pc => now,
+        }
     }
 
     /// Commits under the lock: applies, tells the lanes, hands over to the log.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use samsara_commitlog::Frame;
-use samsara_engine::{Consumer, Faults, Mistake, SnapshotBounds};
+use samsara_commitlog::{Frame, TIME_STEP};
+use samsara_engine::{Consumer, Faults, Item, Mistake, SnapshotBounds};
 use samsara_machine::Machine;
 use samsara_machine::bare::register;
 use samsara_testing::{by_effort, number_from_env};
@@ -111,6 +111,35 @@ fn typists(setup: &Setup) {
     let left = consumer.look(Machine::console_room);
     assert_eq!(left, Some(room - typed));
     check_end(&consumer, &programs).unwrap();
+}
+
+/// Orders have the guest time of chunks in a byte or two; that of inputs is exact, and chunks do not go back behind it.
+#[test]
+fn chunks_commit_at_steps_of_guest_time() {
+    let mut exact_inputs = 0;
+    for seed in 0..6 {
+        let setup = Setup::new(seed);
+        let run = Run::start(&setup, setup.programs());
+        run.wait().unwrap();
+        run.recorder.stop();
+        let mut last = 0;
+        for (item, _) in run.world.items.lock().unwrap().iter() {
+            let Item::Record(record, _) = item else {
+                continue;
+            };
+            let time = record.guest_time.0;
+            assert!(time >= last, "seed {seed}: time goes back");
+            let is_step = time.is_multiple_of(TIME_STEP);
+            if record.chunk().is_some() {
+                assert!(is_step || time == last, "seed {seed}: {time} ns");
+            } else {
+                exact_inputs += u64::from(!is_step);
+            }
+            last = time;
+        }
+        assert!(last > 0, "seed {seed}: no time passed");
+    }
+    assert!(exact_inputs > 0, "no input came between two steps");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use samsara_commitlog::{CommitSeq, FrameReader, Limits};
+use samsara_commitlog::{CommitSeq, FrameReader, Limits, Medium};
 use samsara_engine::Consumer;
 use samsara_machine::disk::{Access, SECTOR_BYTES};
 use samsara_machine::pc::virtio::Blocks;
@@ -97,7 +97,7 @@ impl Pair {
         let disks = disks.map(|disk| Arc::clone(disk) as Arc<dyn Blocks>);
         let mut consumer = Consumer::with_disks(disks.collect());
         let follower = std::thread::spawn(move || {
-            let mut reader = FrameReader::resume(0, Limits::BEFORE_SNAPSHOT);
+            let mut reader = FrameReader::resume(Medium::Network, 0, Limits::BEFORE_SNAPSHOT);
             while let Some(batch) = source.pop_batch_blocking(1 << 20, None) {
                 let bytes: Vec<Bytes> = batch.into_iter().map(|frame| frame.bytes).collect();
                 reader.push(&bytes.concat());
