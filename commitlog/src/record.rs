@@ -74,7 +74,7 @@ pub struct Chunk {
     pub exit: Exit,
     /// What it changed.
     pub effects: Effects,
-    /// Digest of the chunk's effects and of the vCPU's whole state after it (xxh3-64).
+    /// Digest of how far the chunk moves the digest of memory and of the vCPU's whole state after it (xxh3-64).
     pub digest: u64,
 }
 

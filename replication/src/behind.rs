@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use samsara_commitlog::CommitSeq;
 
-/// Commits that come so soon after another count as old as that one.
+/// Commits that come so soon after another count as old as that one, and wait with it.
 const GRAIN: Duration = Duration::from_micros(500);
 
 /// The age of the oldest commit that the backup has not verified.
 #[derive(Debug)]
 pub struct Behind {
     most: Duration,
-    /// Commits that are not verified, and when they were made; rising.
+    /// The last of some commits that are not all verified, and when the first of them was made; rising.
     waiting: VecDeque<(CommitSeq, Instant)>,
 }
 
@@ -27,9 +27,9 @@ impl Behind {
 
     /// A commit was made. Commits rise.
     pub fn committed(&mut self, seq: CommitSeq, now: Instant) {
-        let last = self.waiting.back();
-        if last.is_none_or(|&(_, at)| now.saturating_duration_since(at) >= GRAIN) {
-            self.waiting.push_back((seq, now));
+        match self.waiting.back_mut() {
+            Some((last, at)) if now.saturating_duration_since(*at) < GRAIN => *last = seq,
+            _ => self.waiting.push_back((seq, now)),
         }
     }
 
@@ -37,7 +37,7 @@ impl Behind {
     pub fn verified(&mut self, seq: CommitSeq) {
         while self
             .waiting
-            .pop_front_if(|(oldest, _)| *oldest <= seq)
+            .pop_front_if(|(last, _)| *last <= seq)
             .is_some()
         {}
     }
@@ -69,6 +69,20 @@ mod tests {
         assert!(behind.is_too_far(start + 30 * MS));
         behind.verified(CommitSeq(9));
         assert!(!behind.is_too_far(start + 500 * MS));
+    }
+
+    /// Commits that share an age with the one before them wait on when that one is verified.
+    #[test]
+    fn a_commit_soon_after_another_is_waited_for_too() {
+        let start = Instant::now();
+        let mut behind = Behind::new(20 * MS);
+        behind.committed(CommitSeq(5), start);
+        behind.committed(CommitSeq(6), start + GRAIN / 2);
+        behind.verified(CommitSeq(5));
+        assert!(!behind.is_too_far(start + 19 * MS));
+        assert!(behind.is_too_far(start + 21 * MS));
+        behind.verified(CommitSeq(6));
+        assert!(!behind.is_too_far(start + 21 * MS));
     }
 
     #[test]
