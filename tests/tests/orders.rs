@@ -60,6 +60,45 @@ fn a_guest_that_yields_travels_as_orders() {
     assert!(orders >= 9 * effects, "{orders} orders, {effects} effects");
 }
 
+/// A vCPU that computes, and ends its chunks itself when they are as long as the chunk timer would have them, ships less
+/// than 3000 bytes a second.
+#[test]
+fn a_guest_that_computes_ships_next_to_nothing() {
+    let Some(_machine) = kvm_or_skip("orders") else {
+        return;
+    };
+    let site = Site::new().unwrap();
+    let n = by_effort(600, 3000);
+    let guest = Guest::new(&site, "compute", &format!("n={n}M pace=5000")).unwrap();
+    let guest = guest.vcpus(1);
+    let expected = native(&site, &guest);
+    // On a busy machine the timer comes first now and then, and chunks that it cuts travel as effects.
+    let late_timer = [
+        "recording.chunk_min_us=10000",
+        "recording.chunk_max_us=50000",
+    ];
+    for timer in [&[][..], &late_timer] {
+        let (output, sent, followed) = to_the_end(&site, &guest, &[&ORDERS[..], timer].concat());
+        assert_eq!(output, expected);
+        assert!(sent.digest.is_some() && sent.digest == followed.digest);
+        let (orders, seconds) = (sent.chunks_order_form as f64, sent.guest_seconds);
+        let bytes_an_order = sent.order_bytes as f64 / orders;
+        let rates = [sent.order_bytes, sent.log_bytes].map(|bytes| bytes as f64 / seconds);
+        let [orders_rate, all_rate] = rates;
+        println!(
+            "{orders} orders of {bytes_an_order:.1} bytes and {} effects in {seconds:.1} s: {orders_rate:.0} bytes \
+             of orders a second, {all_rate:.0} of all",
+            sent.chunks_effects_form
+        );
+        assert!(orders > 100.0 * seconds, "{orders} orders in {seconds} s");
+        assert!(bytes_an_order <= 14.0, "{bytes_an_order} bytes an order");
+        assert!(orders_rate < 3000.0, "{orders_rate} bytes a second");
+        if timer == late_timer {
+            assert!(all_rate < 3000.0, "{all_rate} bytes a second");
+        }
+    }
+}
+
 /// The TSC is no part of any order: a chunk that read it is fetched, and the machines stay equal. The primary is killed in the
 /// middle, the survivor comes to the right answer.
 #[test]

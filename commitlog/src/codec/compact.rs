@@ -144,8 +144,9 @@ pub(super) fn encode(before: Before, record: &Record, chunk: &OrderChunk, medium
         _ => panic!("no chunk ends as {} does: {chunk:?}", record.seq),
     };
     let is_steps = are_steps(time, chunk.tsc_gain);
+    let steps = if is_steps { STEPS } else { 0 };
     let mut out = BytesMut::with_capacity(32);
-    out.put_u8(MARK | end | if is_steps { STEPS } else { 0 } | chunk.vcpu.0);
+    out.put_u8(MARK | end | steps | chunk.vcpu.0);
     out.varint(start);
     if is_steps {
         out.varint(time / TIME_STEP - last / TIME_STEP);

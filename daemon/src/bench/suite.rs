@@ -61,7 +61,8 @@ const fn reads_input(workload: Workload) -> Workload {
 /// Left out: `counter mode=ticket`, because a lock that is handed over in order needs a commit each time, so the ratio is
 /// the price of a commit over that of a cache miss, and no mean says anything beside it; `console`, which waits for
 /// somebody who types, `status`, which only ends, and `baddev`, `baddma` and `fault`, which end in an error. `hello` is
-/// mostly the start of a machine.
+/// mostly the start of a machine. `paced` is `compute`, but that it ends its chunks itself, shortly before the chunk timer
+/// would: with `recording.form = "order"`, the least that a vCPU ships.
 pub(super) const WORKLOADS: &[Workload] = &[
     suite("radix", "radix", "n=1000000 passes=120"),
     suite("lu", "lu", "n=2592"),
@@ -78,6 +79,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
     suite("counter-lock", "counter", "n=90M mode=lock"),
     other("counter-atomic", "counter", "n=60M mode=atomic"),
     reads_input(other("sha256tree", "sha256tree", "passes=16")),
+    other("paced", "compute", "n=1600M pace=4600"),
     other("hello", "hello", ""),
     other("registers", "registers", "n=2000 loops=20000"),
     other("clock", "clock", "n=5000"),

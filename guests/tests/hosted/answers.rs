@@ -230,6 +230,7 @@ fn sixteen_vcpus_agree_with_one() {
         ("workqueue", "n=300 slots=5"),
         ("stream", "n=20000"),
         ("compute", "n=100000"),
+        ("compute", "n=3M pace=100"),
     ] {
         let run = |vcpus| Run::of(program).vcpus(vcpus).params(params).answer();
         assert_eq!(run(1), run(16), "{program}");

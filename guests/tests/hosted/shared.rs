@@ -139,5 +139,6 @@ fn points_in_a_circle_are_counted() {
         let points: usize = side.clone().map(columns).sum();
         let answer = format!("compute {n} points {points}\n");
         expect("compute", &format!("n={n}"), &answer);
+        expect("compute", &format!("n={n} pace=1"), &answer);
     }
 }
