@@ -32,7 +32,7 @@ pub trait Cpu: Send + 'static {
     fn run_to(&mut self, progress: Progress, latest: Instant) -> Result<RawExit, KvmError>;
     /// Answers the load that ended the last run.
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError>;
-    /// Where it stands after a run, without a system call.
+    /// Where it stands in the guest's code, without a system call where that can be.
     fn rip(&self) -> u64;
     /// Captures the whole state; no load may wait.
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError>;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::Gpa;
-use samsara_engine::{Faults, NativeRun, Outside, Phase, StatsSnapshot, Winner};
-use samsara_machine::kvm::Host;
+use samsara_engine::{
+    Conflict, Counted, Faults, NativeRun, Outside, Phase, Settings, StatsSnapshot, Winner,
+};
+use samsara_machine::kvm::{CounterKind, Host};
 use samsara_machine::symbols::Symbols;
 
 use crate::world::{Guest, PATIENCE, Recorded, World, host, settings};
@@ -58,12 +60,39 @@ fn a_contended_counter_is_found_by_name() {
     );
 }
 
+/// Places are the guest's own while it is stepped, too: not those of the handler that tells of each step.
+#[test]
+fn a_stepped_guest_is_found_in_its_own_code() {
+    let Some(host) = host() else { return };
+    let guest = Guest::new("counter", "n=300 mode=atomic", 2);
+    let symbols = Symbols::open(&guest.path).unwrap();
+    let settings = Settings {
+        counter: Some(CounterKind::SingleStep),
+        ..settings(SIDE_BY_SIDE)
+    };
+    let run = Recorded::start(&host, &guest, guest.machine(&host), settings).unwrap();
+    run.world.wait_for_end(PATIENCE).unwrap();
+    let stats = Arc::clone(&run.stats);
+    run.stop().unwrap();
+    let found = stats.conflicts();
+    let places = |of: fn(&Conflict) -> &Vec<Counted<u64>>| {
+        let places: Vec<_> = found.iter().flat_map(of).map(|place| place.what).collect();
+        assert!(!places.is_empty(), "nothing was lost: {found:?}");
+        for place in &places {
+            let function = symbols.function_at(*place);
+            assert!(function.is_some(), "{place:#x} is not the guest's");
+        }
+    };
+    places(|conflict| &conflict.loser_at);
+    places(|conflict| &conflict.winner_at);
+}
+
 /// Invariant 37: one vCPU at a time loses nothing to another.
 #[test]
 fn serial_isolation_has_nothing_to_account_for() {
     let Some(host) = host() else { return };
     let guest = Guest::new("counter", "n=100000 mode=atomic", 2);
-    let settings = samsara_engine::Settings {
+    let settings = Settings {
         isolation: samsara_engine::Isolation::Serial,
         ..settings(Faults::default())
     };
@@ -92,7 +121,7 @@ fn the_native_clock_stands_still_after_the_end() {
 
 /// Runs a guest that loses as many chunks as can be; how long it took.
 fn lose(host: &Host, guest: &Guest, faults: Faults) -> (Duration, StatsSnapshot) {
-    let settings = samsara_engine::Settings {
+    let settings = Settings {
         digest_every: 0,
         ..settings(faults)
     };

@@ -120,9 +120,13 @@ impl Vcpu {
         Ok(())
     }
 
-    /// RIP as the last run left it, without a system call. After a restore, and before a run, it is any value.
+    /// RIP: without a system call as a run left it, by one where the registers were changed after it, as a step does.
     pub fn rip(&self) -> u64 {
-        self.fd.sync_regs().regs.rip
+        let shown = self.fd.sync_regs().regs.rip;
+        if !self.restored {
+            return shown;
+        }
+        self.fd.get_regs().map_or(shown, |regs| regs.rip)
     }
 
     fn capture_privileged(&self, state: &mut VcpuState) -> Result<(), KvmError> {
