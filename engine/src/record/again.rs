@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use samsara_commitlog::{Boundary, CommitSeq, OrderChunk, Record, VcpuIndex};
 use samsara_machine::Source;
@@ -17,14 +17,11 @@ use super::changes;
 use super::chunk::ChunkRunner;
 use super::found::Found;
 use super::lane::By;
+use super::patience::Patience;
 use super::permits::Permits;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
-
-/// A chunk that does not come to its end takes so long. Many times what chunks take on a busy host: what is
-/// lost when it is wrong is time.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A chunk that came out differently when it was run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,15 +177,14 @@ impl<C: Cpu> ChunkRunner<C> {
 
     /// Runs the vCPU to where the chunk ended.
     fn run_to_end(&mut self, order: &OrderChunk) -> Result<Ended, EngineError> {
-        let latest = Instant::now() + PATIENCE;
+        let mut patience = Patience::new();
         self.seat.cpu.forget_kicks();
         self.seat.cpu.start_count();
-        loop {
-            let rest = latest.saturating_duration_since(Instant::now());
+        while let Some(limit) = patience.next_run() {
             let raw = match order.progress {
-                None => self.execute(rest)?,
+                None => self.execute(limit)?,
                 Some(progress) => {
-                    let raw = self.seat.cpu.run_to(progress, latest)?;
+                    let raw = self.seat.cpu.run_to(progress, Instant::now() + limit)?;
                     self.harvested(raw)?
                 }
             };
@@ -206,11 +202,9 @@ impl<C: Cpu> ChunkRunner<C> {
             if self.shared.is_stopping() {
                 return Ok(Ended::Stopped);
             }
-            if rest.is_zero() {
-                return Ok(Ended::Elsewhere(raw, DivergenceCause::Late));
-            }
             self.seat.cpu.forget_kicks();
         }
+        Ok(Ended::Elsewhere(RawExit::Cut, DivergenceCause::Late))
     }
 
     /// What others committed since the changes were looked for is not the chunk's doing.

@@ -30,6 +30,7 @@ mod held;
 mod job;
 mod lane;
 mod pacing;
+mod patience;
 mod permits;
 mod recorder;
 mod replayer;

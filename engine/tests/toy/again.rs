@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use samsara_commitlog::{Commit, Frame, Record};
 use samsara_engine::{
@@ -11,7 +12,7 @@ use samsara_machine::Output;
 use samsara_machine::memory::View;
 use samsara_testing::by_effort;
 
-use crate::cpu::{Limits, ToyCpu};
+use crate::cpu::{Limits, ToyCpu, Trouble};
 use crate::program::Op;
 use crate::world::{Run, Setup, check_machine};
 
@@ -54,6 +55,29 @@ impl Fetch for Effects {
     }
 }
 
+/// How a history is run again.
+#[derive(Clone, Copy)]
+struct How {
+    settings: Settings,
+    /// So many vCPUs at the same time.
+    threads: usize,
+    /// So many frames together.
+    piece: usize,
+    /// What the first vCPU meets.
+    trouble: Trouble,
+}
+
+impl How {
+    fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            threads: 4,
+            piece: 32,
+            trouble: Trouble::None,
+        }
+    }
+}
+
 impl History {
     /// Its frames; of those chunks that `is_order` takes only the orders.
     fn frames(&self, is_order: impl Fn(u64) -> bool) -> Vec<Frame> {
@@ -84,14 +108,11 @@ impl History {
         }
     }
 
-    /// Runs frames again on toys, so many at the same time and in such pieces; gives what came out, and how often it
-    /// was different.
+    /// Runs frames again on toys; gives what came out, and how often it was different.
     fn run_again(
         &self,
-        settings: Settings,
-        threads: usize,
+        how: &How,
         frames: &[Frame],
-        piece: usize,
         effects: Effects,
     ) -> Result<(Vec<Output>, u64), String> {
         let mut consumer = Consumer::default();
@@ -99,6 +120,7 @@ impl History {
             consumer.frame(frame).unwrap();
         }
         let machine = consumer.into_machine().unwrap();
+        let mut troubles = std::iter::once(how.trouble).chain(std::iter::repeat(Trouble::None));
         let toys = self.programs.iter().map(|program| {
             let view = Arc::new(View::new(machine.image()).unwrap());
             let limits = Limits {
@@ -106,7 +128,7 @@ impl History {
                 cut_every: u64::MAX,
             };
             let cpu = ToyCpu::new(Arc::clone(program), Arc::clone(&view), 1, limits);
-            (view, cpu)
+            (view, cpu.with_trouble(troubles.next().unwrap_or_default()))
         });
         let toys = toys.collect();
         let (fetch, stats) = (
@@ -115,15 +137,15 @@ impl History {
         );
         let rerun = Rerun {
             host: None,
-            settings,
-            threads,
+            settings: how.settings,
+            threads: how.threads,
             fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
             stats: Arc::clone(&stats),
         };
         let mut replayer =
             Replayer::start_on(toys, machine, &rerun).map_err(|error| error.to_string())?;
         let mut applied = Vec::new();
-        for frames in frames.chunks(piece) {
+        for frames in frames.chunks(how.piece) {
             let followed = replayer.frames(frames, &mut applied);
             followed.map_err(|error| error.to_string())?;
         }
@@ -164,13 +186,12 @@ fn orders_alone_give_the_history() {
             "hardly any chunk can be run again"
         );
         for (threads, piece) in [(1, 1), (2, 7), (4, usize::MAX), (16, 64)] {
-            let run = history.run_again(
-                setup.settings(),
+            let how = How {
                 threads,
-                &frames,
                 piece,
-                Effects::default(),
-            );
+                ..How::new(setup.settings())
+            };
+            let run = history.run_again(&how, &frames, Effects::default());
             let (outputs, diverged) =
                 run.unwrap_or_else(|error| panic!("seed {seed}, {threads} threads: {error}"));
             assert_eq!(diverged, 0, "seed {seed}");
@@ -195,7 +216,7 @@ fn gaps_are_errors() {
         } else {
             frames.insert(gap, history.last.clone());
         }
-        let run = history.run_again(setup.settings(), 4, &frames, 32, Effects::default());
+        let run = history.run_again(&How::new(setup.settings()), &frames, Effects::default());
         let error = run.expect_err(found);
         println!("{found}: {error}");
         assert!(error.contains("follow"), "{error}");
@@ -210,7 +231,7 @@ fn orders_and_effects_mix() {
         let history = record(&setup);
         for share in [2, 3, 7] {
             let frames = history.frames(|seq| (seq / share) % 2 == 0);
-            let run = history.run_again(setup.settings(), 4, &frames, 32, Effects::default());
+            let run = history.run_again(&How::new(setup.settings()), &frames, Effects::default());
             let (outputs, diverged) =
                 run.unwrap_or_else(|error| panic!("seed {seed}, share {share}: {error}"));
             assert_eq!(diverged, 0);
@@ -247,7 +268,7 @@ fn effects_take_the_place_of_what_diverged() {
                 spoilt += 1;
             }
         }
-        let run = history.run_again(settings, 4, &frames, 32, history.effects());
+        let run = history.run_again(&How::new(settings), &frames, history.effects());
         let (outputs, diverged) = run.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(diverged >= spoilt, "{diverged} of {spoilt} noticed");
         assert!(outputs == history.outputs());
@@ -270,8 +291,38 @@ fn a_divergence_without_effects_is_an_error() {
     });
     let (seq, order) = order.unwrap();
     order.digest ^= 1;
-    let run = history.run_again(setup.settings(), 4, &frames, 32, Effects::default());
+    let run = history.run_again(&How::new(setup.settings()), &frames, Effects::default());
     let error = run.unwrap_err();
     assert!(error.contains(&format!("commit {seq} ")), "{error}");
     assert!(error.contains("came out differently"), "{error}");
+}
+
+/// A host that lets a vCPU stand still for longer than any chunk takes is busy: nothing is wrong.
+#[test]
+fn a_busy_host_is_waited_for() {
+    let setup = setup(2);
+    let history = record(&setup);
+    let how = How {
+        trouble: Trouble::Stands(Duration::from_millis(2500)),
+        ..How::new(setup.settings())
+    };
+    let frames = history.frames(|_| true);
+    let (outputs, diverged) = history.run_again(&how, &frames, history.effects()).unwrap();
+    assert_eq!(diverged, 0);
+    assert!(outputs == history.outputs());
+}
+
+/// A chunk that runs and comes nowhere is given up.
+#[test]
+fn a_chunk_that_never_ends_is_late() {
+    let setup = setup(2);
+    let history = record(&setup);
+    let how = How {
+        trouble: Trouble::Spins(false),
+        ..How::new(setup.settings())
+    };
+    let frames = history.frames(|_| true);
+    let (outputs, diverged) = history.run_again(&how, &frames, history.effects()).unwrap();
+    assert_eq!(diverged, 1);
+    assert!(outputs == history.outputs());
 }

@@ -27,6 +27,18 @@ pub(crate) struct ToyCpu {
     load_waits: bool,
     /// Instructions since the count began.
     counted: u64,
+    trouble: Trouble,
+}
+
+/// What a host does to a vCPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Trouble {
+    #[default]
+    None,
+    /// It lets runs stand still for so long in all.
+    Stands(Duration),
+    /// It comes nowhere, however long it runs, until it is taken back. It has begun so.
+    Spins(bool),
 }
 
 struct ViewMemory {
@@ -75,12 +87,40 @@ impl ToyCpu {
             cut_every: limits.cut_every,
             load_waits: false,
             counted: 0,
+            trouble: Trouble::None,
+        }
+    }
+
+    pub(crate) fn with_trouble(self, trouble: Trouble) -> Self {
+        Self { trouble, ..self }
+    }
+
+    /// Whether a run that may last until `end` comes nowhere.
+    fn is_held_up(&mut self, end: Instant) -> bool {
+        match &mut self.trouble {
+            Trouble::Stands(left) if !left.is_zero() => {
+                let rest = end.saturating_duration_since(Instant::now()).min(*left);
+                *left -= rest;
+                std::thread::sleep(rest);
+                true
+            }
+            Trouble::Spins(has_begun) => {
+                *has_begun = true;
+                while Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                true
+            }
+            _ => false,
         }
     }
 
     /// Runs until something ends the chunk, or so many instructions have been counted.
     fn go(&mut self, target: Option<u64>, end: Instant) -> Result<RawExit, KvmError> {
         assert!(!self.load_waits, "a run while a load waits for its value");
+        if self.is_held_up(end) {
+            return Ok(RawExit::Cut);
+        }
         loop {
             if self.memory.ring.len() + self.memory.taken >= self.ring_max {
                 return Ok(RawExit::RingFull);
@@ -171,6 +211,9 @@ impl Cpu for ToyCpu {
             "a restore while a load waits for its value"
         );
         self.regs = Regs::of(state);
+        if matches!(self.trouble, Trouble::Spins(true)) {
+            self.trouble = Trouble::None;
+        }
         Ok(())
     }
 
