@@ -147,6 +147,7 @@ fn the_account_is_of_other_vcpus_and_of_all_squashes() {
             stretches: 3,
             ops: 60,
             devices: false,
+            fills: false,
         };
         let setup = Setup {
             mix,

@@ -14,6 +14,8 @@ pub(crate) enum Op {
     Load(u64),
     /// Stores the accumulator.
     Store(u64),
+    /// Stores it to every word of a page, mixed with the word's place.
+    Fill(u64),
     /// Adds one atomically, and mixes the old value in.
     Add(u64),
     /// Waits until the lock is free and takes it.
@@ -84,6 +86,12 @@ pub(crate) fn step(program: &[Op], regs: &mut Regs, memory: &mut impl Memory) ->
         Op::Load(address) => regs.advance(memory.load(address)),
         Op::Store(address) => {
             memory.store(address, regs.mix);
+            regs.advance(0);
+        }
+        Op::Fill(page) => {
+            for word in 0..PAGE / 8 {
+                memory.store(page + word * 8, regs.mix.rotate_left(word as u32) ^ word);
+            }
             regs.advance(0);
         }
         Op::Add(address) => {
@@ -182,6 +190,8 @@ pub(crate) struct Mix {
     pub(crate) ops: u64,
     /// Whether devices are used.
     pub(crate) devices: bool,
+    /// Whether pages are filled, too.
+    pub(crate) fills: bool,
 }
 
 /// A random program for one of `count` vCPUs. It ends by halting.
@@ -200,6 +210,12 @@ pub(crate) fn random_program(rng: &mut Rng, vcpu: u64, count: u64, mix: Mix) -> 
 fn random_op(rng: &mut Rng, vcpu: u64, mix: Mix, ops: &mut Vec<Op>) {
     let shared = SHARED + rng.below(SHARED_PAGES) * PAGE + rng.below(24) * 8;
     let own = OWN + (vcpu * OWN_PAGES + rng.below(OWN_PAGES)) * PAGE + rng.below(512) * 8;
+    if mix.fills && rng.below(6) == 0 {
+        // Of those that others use, too, and of its own ones, of which other stores change a word.
+        let page = [shared, own][rng.below(2) as usize] / PAGE * PAGE;
+        ops.push(Op::Fill(page));
+        return;
+    }
     match rng.below(if mix.devices { 44 } else { 40 }) {
         0..12 => ops.push(Op::Load(shared)),
         12..20 => ops.push(Op::Store(shared)),

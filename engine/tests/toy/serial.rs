@@ -1,6 +1,7 @@
 //! Committed history is serializable, whatever cuts, squashes and contention do.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::{Frame, TIME_STEP};
@@ -28,6 +29,28 @@ fn random_programs_are_serializable() {
         "no contention to speak of: {squashes} squashes"
     );
     assert!(digests > 100, "{digests} digests");
+}
+
+/// Invariants 1 and 50: pages that change as a whole now and a little then, of one vCPU and of several.
+#[test]
+fn pages_that_are_filled_are_serializable() {
+    for seed in 300..300 + by_effort(12, 60) {
+        let setup = Setup::new(seed);
+        let faults = Faults {
+            squash_every: [0, 5][seed as usize % 2],
+            ..Faults::default()
+        };
+        let mix = Mix {
+            fills: true,
+            ..setup.mix
+        };
+        let setup = Setup {
+            faults,
+            mix,
+            ..setup
+        };
+        run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
 }
 
 /// Invariant 5: a squash restores everything, at every kind of chunk end.
@@ -63,6 +86,7 @@ fn adversarial_conflicts_make_progress() {
             stretches: 2,
             ops: 15,
             devices: true,
+            fills: false,
         };
         let setup = Setup {
             faults,
@@ -261,6 +285,46 @@ fn snapshots_of_a_running_machine() {
     }
     assert!(taken > 32, "{taken} snapshots");
     println!("{taken} snapshots, {rounds} frames");
+}
+
+/// Whoever begins to read while the machine runs gets everything from there on, also of chunks that were ready to commit by then.
+#[test]
+fn readers_come_and_go() {
+    let mut followed = 0;
+    for seed in 400..400 + by_effort(12, 60) {
+        let setup = Setup::new(seed);
+        let mix = Mix {
+            fills: true,
+            ..setup.mix
+        };
+        let setup = Setup { mix, ..setup };
+        let run = Run::start(&setup, setup.programs());
+        let is_unread = |value| run.world.is_unread.store(value, Ordering::Relaxed);
+        for _ in 0..20 {
+            is_unread(true);
+            std::thread::sleep(Duration::from_micros(300));
+            // Between two commits, with chunks under way.
+            let (frames, base) = run.recorder.peek(|machine| {
+                is_unread(false);
+                (snapshot(machine), machine.seq())
+            });
+            std::thread::sleep(Duration::from_micros(300));
+            let rest = run.recorder.paused(|machine| {
+                is_unread(true);
+                let mut rest = run.since(base);
+                rest.push(Frame::Digest(machine.digest()));
+                rest
+            });
+            let mut consumer = Consumer::default();
+            for frame in frames.iter().chain(&rest) {
+                let taken = consumer.frame(frame);
+                taken.unwrap_or_else(|error| panic!("seed {seed}, from {base}: {error}"));
+            }
+            followed += rest.len() - 1;
+        }
+        run.wait().unwrap();
+    }
+    assert!(followed > 200, "{followed} records");
 }
 
 fn carry_on(setup: &Setup, programs: &[Arc<[Op]>], copy: &[Frame]) {

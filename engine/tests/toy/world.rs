@@ -1,6 +1,6 @@
 //! Runs toy programs through the recorder and checks the history against the model.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use crate::rng::Rng;
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) items: Mutex<Vec<(Item, Vec<Output>)>>,
+    /// Nobody reads what chunks change.
+    pub(crate) is_unread: AtomicBool,
     failure: Mutex<Option<String>>,
     random: AtomicU64,
 }
@@ -39,6 +41,10 @@ impl Outside for World {
                 .into_iter()
                 .map(|item| (item, outputs.take().unwrap_or_default())),
         );
+    }
+
+    fn has_readers(&self) -> bool {
+        !self.is_unread.load(Ordering::Relaxed)
     }
 
     fn read_input(&self, offset: u64, bytes: usize) -> std::io::Result<Bytes> {
@@ -80,6 +86,7 @@ impl Setup {
                 stretches: 3,
                 ops: 60,
                 devices: true,
+                fills: false,
             },
             limits: Limits {
                 ring: 1 << 16,
@@ -145,8 +152,8 @@ impl Run {
     }
 
     /// Goes on with a machine that has run before.
-    pub(crate) fn resume(setup: &Setup, programs: Vec<Arc<[Op]>>, mut machine: Machine) -> Self {
-        let snapshot = snapshot(&mut machine);
+    pub(crate) fn resume(setup: &Setup, programs: Vec<Arc<[Op]>>, machine: Machine) -> Self {
+        let snapshot = snapshot(&machine);
         let toys = programs.iter().enumerate().map(|(index, program)| {
             let view = Arc::new(View::new(machine.image()).unwrap());
             let seed = setup.seed.wrapping_mul(31).wrapping_add(index as u64);
@@ -284,7 +291,7 @@ fn follow(
 }
 
 /// A machine as frames.
-pub(crate) fn snapshot(machine: &mut Machine) -> Vec<Frame> {
+pub(crate) fn snapshot(machine: &Machine) -> Vec<Frame> {
     let mut frames = vec![Frame::SnapshotStart(machine.snapshot_start())];
     frames.extend(
         machine
