@@ -45,8 +45,8 @@ fn pages_that_are_filled_are_serializable() {
             ..setup.mix
         };
         let setup = Setup {
-            faults,
             mix,
+            faults,
             ..setup
         };
         run(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
