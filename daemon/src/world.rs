@@ -228,7 +228,7 @@ impl World {
             backup.received = backup.received.max(received);
             backup.verified = backup.verified.max(verified);
             backup.handle.effects().verified(backup.verified);
-            backup.behind.verified(backup.verified);
+            backup.behind.verified(backup.verified, Instant::now());
             let behind = [backup.received, backup.verified];
             for (lag, position) in state.lag_commits.iter_mut().zip(behind) {
                 lag.record(state.committed.0.saturating_sub(position.0));

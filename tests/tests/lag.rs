@@ -22,7 +22,9 @@ fn a_slow_backup_slows_the_guest() {
     let run = |lag_max_ms: u64| {
         site.clear_arbiter().unwrap();
         let bound = format!("replication.lag_max_ms={lag_max_ms}");
-        let mut pair = Pair::start(&site, &guest, &[&bound]).unwrap();
+        // Larger than what the guest writes: what it waits for is not the queue.
+        let queue = "replication.queue_bytes=8GiB";
+        let mut pair = Pair::start(&site, &guest, &[&bound, queue]).unwrap();
         assert_eq!(pair.primary.wait_code(BOUND).unwrap(), 0);
         assert_eq!(pair.backup.wait_code(BOUND).unwrap(), 0);
         let reports = [&mut pair.primary, &mut pair.backup].map(|host| host.report().unwrap());
@@ -31,10 +33,8 @@ fn a_slow_backup_slows_the_guest() {
         let waited = report.vcpu_ms["backup"];
         let most = report.lag_verified_us.p50;
         println!("{lag_max_ms} ms: waited {waited} ms, {most} us behind at the median");
-        (waited, most)
+        waited
     };
-    let (waited, _) = run(1);
-    assert!(waited > 0);
-    let (_, behind) = run(60_000);
-    assert!(behind > 0);
+    let (bounded, free) = (run(1), run(60_000));
+    assert!(bounded > free, "{bounded} ms, {free} ms");
 }

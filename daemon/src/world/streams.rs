@@ -136,7 +136,11 @@ impl Backup {
         for vcpu in self.handle.effects().take_fetched() {
             self.form.diverged(vcpu);
         }
-        let unsent_bytes = self.stream.queue.depth().bytes;
+        // Before it guards outputs its snapshot is what waits, which says nothing of the network.
+        let unsent_bytes = match self.guarded_after {
+            Some(_) => self.stream.queue.depth().bytes,
+            None => 0,
+        };
         let chunk = frame.record().and_then(Record::chunk);
         chunk.is_some_and(|chunk| self.form.is_order(chunk, unsent_bytes))
     }
