@@ -106,13 +106,13 @@ mod tests {
         behind.committed(CommitSeq(1), start);
         behind.committed(CommitSeq(2), start + MS);
         let end = start + 20 * MS + PATIENCE;
-        assert!(behind.is_too_far(end - MS));
+        assert!(behind.is_too_far(start + 19 * MS + PATIENCE));
         assert!(!behind.is_too_far(end));
         // It goes on.
         behind.verified(CommitSeq(1), end);
         assert!(behind.is_too_far(end));
         behind.verified(CommitSeq(1), end + 10 * MS);
-        assert!(behind.is_too_far(end + 20 * MS + PATIENCE - MS));
+        assert!(behind.is_too_far(end + 19 * MS + PATIENCE));
         assert!(!behind.is_too_far(end + 20 * MS + PATIENCE));
     }
 
