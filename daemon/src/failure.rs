@@ -90,7 +90,9 @@ impl From<linux::BootError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let code = match &error {
-            EngineError::Kvm(_) | EngineError::Memory(_) => ExitCode::Kvm,
+            EngineError::Kvm(_) | EngineError::Memory(_) | EngineError::Refused { .. } => {
+                ExitCode::Kvm
+            }
             EngineError::Input { .. } => ExitCode::Input,
             EngineError::Apply(_)
             | EngineError::Thread(_)

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use samsara_commitlog::{CommitSeq, DiskRange, Frame, Record, StateDigest};
 use samsara_machine::machine::{SnapshotError, SnapshotLoader, Source};
 use samsara_machine::pc::virtio::Blocks;
-use samsara_machine::{Applied, ApplyError, Machine, Output};
+use samsara_machine::{Applied, ApplyError, Machine, Output, Platform};
 
 use crate::EngineError;
-use crate::record::{Divergence, Emitted, Replayer, Rerun};
+use crate::record::{Divergence, DivergenceCause, Emitted, Replayer, Rerun};
 
 /// Why a frame cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +75,8 @@ impl ConsumeError {
     pub fn is_divergence(&self) -> bool {
         matches!(
             self,
-            Self::Divergence { .. }
-                | Self::Diverged(_)
-                | Self::Apply(ApplyError::Divergence { .. })
-        )
+            Self::Divergence { .. } | Self::Apply(ApplyError::Divergence { .. })
+        ) || matches!(self, Self::Diverged(chunk) if chunk.cause != DivergenceCause::Failed)
     }
 }
 
@@ -99,7 +97,7 @@ enum State {
     Empty,
     Loading(SnapshotLoader),
     Following(Box<Machine>),
-    /// From the first chunk in order form on.
+    /// From the first chunk in order form on, or since this was prepared.
     Replaying(Box<Replayer>),
     /// An error left nothing that could be used.
     Broken,
@@ -171,13 +169,31 @@ impl Consumer {
     /// Begins to run chunks again when the first of them comes.
     fn run_orders(&self, state: State, frame: &Frame) -> Result<State, ConsumeError> {
         let is_order = frame.record().is_some_and(Record::is_order);
+        if is_order {
+            Ok(self.start_replayer(state)?)
+        } else {
+            Ok(state)
+        }
+    }
+
+    fn start_replayer(&self, state: State) -> Result<State, EngineError> {
         match (state, &self.rerun) {
-            (State::Following(machine), Some(rerun)) if is_order => {
+            (State::Following(machine), Some(rerun)) => {
                 let replayer = Replayer::start(*machine, rerun)?;
                 Ok(State::Replaying(Box::new(replayer)))
             }
             (state, _) => Ok(state),
         }
+    }
+
+    /// Makes all that running chunks again takes, and tries it, instead of when the first order comes. Nothing is to be done for
+    /// a machine whose chunks cannot be run again. After an error the machine is gone.
+    pub fn prepare_orders(&mut self) -> Result<(), EngineError> {
+        if self.look(Machine::platform) == Some(Platform::Bare) {
+            let state = std::mem::replace(&mut self.state, State::Broken);
+            self.state = self.start_replayer(state)?;
+        }
+        Ok(())
     }
 
     fn step(&mut self, state: State, frame: &Frame) -> Result<(State, Applied), ConsumeError> {
@@ -253,7 +269,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// The machine, once its snapshot is complete, and as long as no chunk was run again.
+    /// The machine, once its snapshot is complete, and as long as nothing was made to run chunks again.
     pub fn machine(&self) -> Option<&Machine> {
         match &self.state {
             State::Following(machine) => Some(machine),

@@ -24,6 +24,7 @@ pub use record::{Faults, Mistake};
 pub use spent::{Phase, Spent, Times};
 pub use stats::{DURATION_BUCKETS, DurationCounts, Durations, LaneStats, Stats, StatsSnapshot};
 
+use samsara_commitlog::VcpuIndex;
 use samsara_machine::{ApplyError, kvm, memory};
 
 /// Why a machine cannot run on. None of these is the guest's doing.
@@ -46,6 +47,14 @@ pub enum EngineError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// KVM does not run a vCPU, whatever its code is.
+    #[error("KVM does not run vCPU {vcpu}: {reason}")]
+    Refused {
+        /// The vCPU.
+        vcpu: VcpuIndex,
+        /// What KVM says.
+        reason: String,
     },
     /// A vCPU thread cannot be started.
     #[error("cannot start the thread of a vCPU")]

@@ -317,9 +317,8 @@ fn handle_exit(
     if platform == Platform::Pc
         && let Some(after) = answer_own(&mut state.machine, vcpu, index, raw)?
     {
-        let is_fatal = matches!(after, RawExit::Fatal(_));
         // The kick for what waits in the mailbox may be the one that this run has taken.
-        if !is_fatal && !state.machine.has_interrupt_for(index) {
+        if after.fatal().is_none() && !state.machine.has_interrupt_for(index) {
             return Ok(());
         }
         answered = after;
@@ -336,10 +335,10 @@ fn handle_exit(
         let value = devices.read_value(index, &exit, shared.now());
         let finished = vcpu.complete_read(value)?;
         vcpu.capture_registers(state.machine.vcpu_mut(index))?;
-        if let RawExit::Fatal(reason) = finished {
+        if let Some(reason) = finished.fatal() {
             exit = Exit::Fatal {
                 rip: state.machine.vcpu(index).regs().rip,
-                reason,
+                reason: reason.to_owned(),
             };
         }
     }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use samsara_commitlog::{Frame, Limits, Record, Shape};
-use samsara_engine::{Divergence, Fetch, Isolation, Rerun};
+use samsara_commitlog::{Frame, Limits, Record, Shape, VcpuIndex};
+use samsara_engine::{Divergence, EngineError, Fetch, Isolation, Rerun};
 use samsara_replication::protocol::Welcome;
 use samsara_replication::transport::BackupHandle;
 use tokio::runtime::Handle;
 
+use crate::exit::ExitCode;
 use crate::failure::Failure;
 use crate::guest;
 use crate::kvm::Kvm;
@@ -79,5 +80,10 @@ impl Fetch for FromPrimary {
             Ok(Frame::Record(record)) => Some(record),
             _ => None,
         }
+    }
+
+    fn gave_up(&self, vcpu: VcpuIndex, error: &EngineError) {
+        let why = Failure::new(ExitCode::Kvm, error);
+        tracing::warn!("vCPU {vcpu} runs no more chunks here, all are fetched: {why}");
     }
 }

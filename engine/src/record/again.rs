@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use samsara_commitlog::{Boundary, CommitSeq, OrderChunk, Record, VcpuIndex};
 use samsara_machine::Source;
-use samsara_machine::kvm::RawExit;
+use samsara_machine::kvm::{Privilege, RawExit};
 use samsara_machine::memory::{PageIndex, Residency};
 
 use super::changes;
@@ -44,6 +44,12 @@ impl fmt::Display for Divergence {
             cause,
             rip: [from, to],
         } = self;
+        if *cause == DivergenceCause::Failed {
+            return write!(
+                f,
+                "commit {seq} of vCPU {vcpu} could not be run again on this host"
+            );
+        }
         let cause = cause.as_str();
         write!(
             f,
@@ -65,16 +71,19 @@ pub enum DivergenceCause {
     Exit,
     /// It came there in another state, or with other memory.
     State,
+    /// This host could not run it.
+    Failed,
 }
 
 impl DivergenceCause {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Halted,
         Self::NoCounter,
         Self::Late,
         Self::Exit,
         Self::State,
+        Self::Failed,
     ];
 
     /// A word for it.
@@ -85,6 +94,7 @@ impl DivergenceCause {
             Self::Late => "late",
             Self::Exit => "exit",
             Self::State => "state",
+            Self::Failed => "failed",
         }
     }
 }
@@ -99,6 +109,25 @@ pub(super) enum Again {
 }
 
 impl<C: Cpu> ChunkRunner<C> {
+    /// Runs the vCPU for a moment, to see whether this host can, and takes that back. Nothing may commit meanwhile.
+    pub(super) fn try_out(&mut self, permits: &Permits) -> Result<(), EngineError> {
+        if !self.get_ready()? {
+            return Ok(());
+        }
+        let raw = {
+            let _permit = permits.take();
+            self.execute(self.shared.settings.chunk_min)?
+        };
+        self.squash(&raw, &[], None)?;
+        let held: Vec<_> = self.held.pages().collect();
+        self.drop_pages(&held)?;
+        let vcpu = self.seat.index;
+        match raw {
+            RawExit::Refused(reason) => Err(EngineError::Refused { vcpu, reason }),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs the chunk of a record again, from the state that it started in, and commits it when all before it
     /// are committed.
     pub(super) fn run_again(
@@ -112,6 +141,7 @@ impl<C: Cpu> ChunkRunner<C> {
         if shared.wait_for(order.started_after).is_none() {
             return Ok(Again::Abandoned);
         }
+        self.take_part()?;
         if !self.get_ready()? {
             return Ok(self.diverged(record, DivergenceCause::Halted));
         }
@@ -175,6 +205,14 @@ impl<C: Cpu> ChunkRunner<C> {
         Ok(Again::Committed)
     }
 
+    /// From the first order on the lane hears of commits. Those before may have changed what keeps the guest unprivileged.
+    fn take_part(&mut self) -> Result<(), EngineError> {
+        if self.lane().enlist() && self.shared.machine().privilege()? == Privilege::Kernel {
+            self.seat.cpu.expect_privileged_code();
+        }
+        Ok(())
+    }
+
     /// Runs the vCPU to where the chunk ended.
     fn run_to_end(&mut self, order: &OrderChunk) -> Result<Ended, EngineError> {
         let mut patience = Patience::new();
@@ -189,11 +227,10 @@ impl<C: Cpu> ChunkRunner<C> {
                 }
             };
             if !raw.is_cut() {
-                let is_there = order.boundary == Boundary::Exit;
-                return Ok(if is_there {
-                    Ended::There(raw)
-                } else {
-                    Ended::Elsewhere(raw, DivergenceCause::Exit)
+                return Ok(match (&raw, order.boundary) {
+                    (RawExit::Refused(_), _) => Ended::Elsewhere(raw, DivergenceCause::Failed),
+                    (_, Boundary::Exit) => Ended::There(raw),
+                    _ => Ended::Elsewhere(raw, DivergenceCause::Exit),
                 });
             }
             if order.progress.is_some() && self.seat.cpu.progress() == order.progress {

@@ -99,7 +99,11 @@ impl<C: Cpu> ChunkRunner<C> {
         }
         let touched = machine.take_touched(index);
         if touched != Touched::No {
-            self.seat.take_over(machine.vcpu(index), touched)?;
+            let state = machine.vcpu(index);
+            if touched == Touched::Whole && !self.guarded.confine(index, state) {
+                self.seat.cpu.expect_privileged_code();
+            }
+            self.seat.take_over(state, touched)?;
         }
         Ok(true)
     }

@@ -275,9 +275,14 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// The machine, once nobody else has any part of this, if it is at a commit: none failed, and nobody died in one.
+    /// Whether the machine is at a commit: none failed, and nobody died in one.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_half_changed.load(Ordering::SeqCst) && !self.machine.is_poisoned()
+    }
+
+    /// The machine, once nobody else has any part of this, if it is whole.
     pub(super) fn into_whole_machine(self) -> Option<Machine> {
-        let is_whole = !self.is_half_changed.into_inner();
+        let is_whole = self.is_whole();
         self.machine.into_inner().ok().filter(|_| is_whole)
     }
 

@@ -103,10 +103,10 @@ impl<C: Cpu> ChunkRunner<C> {
                 .read_value(self.seat.index, &exit, guest_time);
             let finished = self.seat.cpu.complete_read(value)?;
             self.seat.capture()?;
-            if let RawExit::Fatal(reason) = finished {
+            if let Some(reason) = finished.fatal() {
                 exit = Exit::Fatal {
                     rip: self.seat.end.regs().rip,
-                    reason,
+                    reason: reason.to_owned(),
                 };
             }
             self.harvest()?;

@@ -58,13 +58,19 @@ const INCOMING_MAX: usize = 1024;
 #[derive(Debug, Default)]
 struct Incoming {
     sets: Vec<Published>,
-    /// The vCPU has halted and will not look again.
+    /// The vCPU does not run, and its view shows nothing but the image.
     is_retired: bool,
+    /// There were others' commits while it was retired.
+    has_missed: bool,
 }
 
 impl Incoming {
     fn push(&mut self, commit: Published) {
-        if self.is_retired || commit.pages.is_empty() {
+        if commit.pages.is_empty() {
+            return;
+        }
+        if self.is_retired {
+            self.has_missed = true;
             return;
         }
         if self.sets.len() >= INCOMING_MAX {
@@ -149,12 +155,19 @@ impl Lane {
         merge(&self.incoming().sets)
     }
 
-    /// The vCPU has halted: it takes nothing any more.
+    /// The vCPU has halted, or has not run yet: it takes nothing.
     pub(super) fn retire(&self) {
         *self.incoming() = Incoming {
-            sets: Vec::new(),
             is_retired: true,
+            ..Incoming::default()
         };
+    }
+
+    /// The vCPU is about to run, and takes what others commit from here on. Whether it has missed anything.
+    pub(super) fn enlist(&self) -> bool {
+        let mut incoming = self.incoming();
+        incoming.is_retired = false;
+        std::mem::take(&mut incoming.has_missed)
     }
 
     fn incoming(&self) -> std::sync::MutexGuard<'_, Incoming> {

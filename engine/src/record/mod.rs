@@ -24,6 +24,7 @@ mod checkpoint;
 mod chunk;
 mod committer;
 mod contended;
+mod crew;
 mod faults;
 mod found;
 mod held;

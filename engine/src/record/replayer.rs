@@ -1,7 +1,7 @@
 //! Following a history whose chunks are in order form: vCPUs run them again, beside each other as far as they
 //! did when they were recorded.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -11,21 +11,22 @@ use samsara_machine::kvm::{Host, Stepping, Vm};
 use samsara_machine::memory::View;
 use samsara_machine::{ApplyError, Machine, Output, Source};
 
-use super::again::{Again, Divergence};
-use super::chunk::ChunkRunner;
+use super::again::Divergence;
 use super::committer::{Settings, Shared, Step};
-use super::lane::{By, Lane, LaneIndex};
+use super::crew::Crew;
+use super::lane::{By, Lane};
 use super::permits::Permits;
-use super::worker::seat;
 use crate::cpu::{Cpu, ViewVm};
 use crate::outside::{Item, Outside};
-use crate::stats::{Stats, count};
+use crate::stats::Stats;
 use crate::{ConsumeError, EngineError};
 
 /// Where the effects of a chunk come from that cannot be run again.
 pub trait Fetch: Send + Sync + 'static {
     /// The record in effects form; nothing if nobody has it any more. May wait, but not for ever.
     fn effects(&self, diverged: &Divergence) -> Option<Record>;
+    /// A vCPU runs no chunk any more: from here on the effects of all of them are asked for.
+    fn gave_up(&self, vcpu: VcpuIndex, error: &EngineError);
 }
 
 /// How chunks are run again.
@@ -67,7 +68,7 @@ impl std::fmt::Debug for Replayer {
 }
 
 impl Replayer {
-    /// Goes on from a machine's state.
+    /// Goes on from a machine's state. Each vCPU has run for a moment when this returns, if it can run at all.
     pub fn start(machine: Machine, rerun: &Rerun) -> Result<Self, EngineError> {
         let privilege = machine.privilege()?;
         let host = rerun.host.as_deref().ok_or(EngineError::NoVcpus)?;
@@ -108,21 +109,26 @@ impl Replayer {
             threads: Vec::new(),
         };
         let permits = Arc::new(Permits::new(rerun.threads));
+        let (ready, told) = mpsc::channel();
         for (index, cpu) in (0..).map(VcpuIndex).zip(cpus) {
             let (sender, orders) = mpsc::channel();
             let crew = Crew {
+                index,
                 shared: Arc::clone(&replayer.shared),
                 collected: Arc::clone(&replayer.collected),
                 permits: Arc::clone(&permits),
                 fetch: Arc::clone(&rerun.fetch),
             };
+            let ready = ready.clone();
             let thread = std::thread::Builder::new()
-                .name(format!("replay{index}"))
-                .spawn(move || crew.run(index, cpu, &orders))
+                .name(crew.thread_name())
+                .spawn(move || crew.run(cpu, ready, &orders))
                 .map_err(EngineError::Thread)?;
             replayer.lanes.push(sender);
             replayer.threads.push(thread);
         }
+        drop(ready);
+        told.iter().collect::<Result<(), _>>()?;
         Ok(replayer)
     }
 
@@ -248,80 +254,9 @@ impl Drop for Replayer {
     }
 }
 
-/// What a vCPU's thread has.
-struct Crew {
-    shared: Arc<Shared>,
-    collected: Arc<Collected>,
-    permits: Arc<Permits>,
-    fetch: Arc<dyn Fetch>,
-}
-
-impl Crew {
-    fn run<C: Cpu>(&self, index: VcpuIndex, cpu: C, orders: &Receiver<(Record, OrderChunk)>) {
-        let stop = StopAtEnd(&self.shared);
-        match self.follow(index, cpu, orders) {
-            Ok(()) => std::mem::forget(stop),
-            Err(error) => {
-                self.collected.lock().error.get_or_insert(error);
-            }
-        }
-    }
-
-    fn follow<C: Cpu>(
-        &self,
-        index: VcpuIndex,
-        cpu: C,
-        orders: &Receiver<(Record, OrderChunk)>,
-    ) -> Result<(), ConsumeError> {
-        let shared = &self.shared;
-        let seat = seat(index, shared, cpu)?;
-        let lane = LaneIndex(index.0.into());
-        let mut runner = ChunkRunner::new(lane, Arc::clone(shared), seat);
-        for (record, order) in orders {
-            match runner.run_again(&record, order, &self.permits)? {
-                Again::Committed => {}
-                Again::Abandoned => return Ok(()),
-                Again::Diverged(diverged) => self.apply_effects(&diverged, &order)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn apply_effects(&self, diverged: &Divergence, order: &OrderChunk) -> Result<(), ConsumeError> {
-        let Divergence { seq, cause, .. } = *diverged;
-        count(self.shared.stats.divergences(cause), 1);
-        let gone = || ConsumeError::Diverged(*diverged);
-        let record = self.fetch.effects(diverged).ok_or_else(gone)?;
-        let is_it = record
-            .chunk()
-            .is_some_and(|chunk| chunk.vcpu == order.vcpu && chunk.digest == order.digest);
-        if record.seq != seq || !is_it {
-            return Err(gone());
-        }
-        let before = CommitSeq(seq.0 - 1);
-        let Some(mut machine) = self.shared.wait_for(before) else {
-            return Ok(());
-        };
-        let step = Step::of(record);
-        self.shared
-            .commit(&mut machine, step, By::Input, Source::Record)?;
-        self.shared.notify();
-        Ok(())
-    }
-}
-
-/// Stops the others when a thread ends by an error or a panic.
-struct StopAtEnd<'a>(&'a Shared);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
 /// What the commits gave.
 #[derive(Default)]
-struct Collected(Mutex<Gathered>);
+pub(super) struct Collected(Mutex<Gathered>);
 
 #[derive(Default)]
 struct Gathered {
@@ -332,6 +267,11 @@ struct Gathered {
 impl Collected {
     fn lock(&self) -> MutexGuard<'_, Gathered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first error is the one that counts.
+    pub(super) fn failed_by(&self, error: ConsumeError) {
+        self.lock().error.get_or_insert(error);
     }
 
     fn take(&self) -> Vec<Emitted> {
@@ -357,7 +297,7 @@ impl Outside for Collected {
     }
 
     fn failed(&self, error: EngineError) {
-        self.lock().error.get_or_insert(error.into());
+        self.failed_by(error.into());
     }
 
     fn random(&self) -> u64 {

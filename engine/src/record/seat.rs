@@ -68,7 +68,11 @@ impl<C: Cpu> Seat<C> {
         match touched {
             Touched::No | Touched::Apic => {}
             Touched::Events => self.cpu.set_events(state)?,
-            Touched::Whole => self.cpu.restore(state, Restore::KeepTime)?,
+            Touched::Whole => {
+                // What captures leave out is in it already.
+                self.end.clone_from(state);
+                self.cpu.restore(state, Restore::KeepTime)?;
+            }
         }
         Ok(())
     }
@@ -108,8 +112,9 @@ impl<C: Cpu> Seat<C> {
                 Own::Other => return Ok(raw),
                 Own::Done => {}
                 Own::Value(value) => {
-                    if let fatal @ RawExit::Fatal(_) = cpu.complete_read(value)? {
-                        return Ok(fatal);
+                    let finished = cpu.complete_read(value)?;
+                    if finished.fatal().is_some() {
+                        return Ok(finished);
                     }
                 }
             }

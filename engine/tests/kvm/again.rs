@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use samsara_commitlog::{Frame, Record};
+use samsara_commitlog::{CommitSeq, Frame, Record, VcpuIndex};
 use samsara_engine::{
-    Consumer, Divergence, DivergenceCause, Faults, Fetch, Rerun, Settings, Stats,
+    Consumer, Divergence, DivergenceCause, EngineError, Faults, Fetch, Rerun, Settings, Stats,
 };
 use samsara_machine::kvm::{CounterKind, Host};
 use samsara_testing::by_effort;
 
+use crate::loads::elf;
+use crate::privileged::{COUNT_WITHOUT_TRACE, code};
 use crate::world::{Answer, Guest, PATIENCE, Recorded, host, settings, snapshot};
 
 /// A recorded history, in both forms.
@@ -27,6 +29,10 @@ impl Fetch for Effects {
     fn effects(&self, diverged: &Divergence) -> Option<Record> {
         let mut records = self.0.iter().filter_map(Frame::record);
         records.find(|record| record.seq == diverged.seq).cloned()
+    }
+
+    fn gave_up(&self, vcpu: VcpuIndex, error: &EngineError) {
+        println!("{vcpu}: {error}");
     }
 }
 
@@ -72,6 +78,40 @@ impl History {
 
     /// Follows the orders; gives how often a chunk came out differently.
     fn follow(&self, host: &Arc<Host>, settings: Settings, threads: usize) -> Result<u64, String> {
+        let (mut consumer, stats) = self.consumer(host, settings, threads)?;
+        follow(&mut consumer, &self.orders)?;
+        self.end(consumer, &stats)
+    }
+
+    /// The same by one that is ready for orders from the snapshot on, and gets effects up to a commit.
+    fn follow_late(
+        &self,
+        host: &Arc<Host>,
+        settings: Settings,
+        first_order: CommitSeq,
+    ) -> Result<u64, String> {
+        let is_early = |frame: &&Frame| match frame {
+            Frame::Record(record) => record.seq < first_order,
+            Frame::Digest(digest) => digest.seq < first_order,
+            _ => false,
+        };
+        let effects = self.effects.iter().take_while(is_early);
+        let orders = self.orders.iter().skip_while(is_early);
+        let frames: Vec<_> = effects.chain(orders).cloned().collect();
+        let (mut consumer, stats) = self.consumer(host, settings, 2)?;
+        let ready = consumer.prepare_orders();
+        ready.map_err(|error| error.to_string())?;
+        follow(&mut consumer, &frames)?;
+        self.end(consumer, &stats)
+    }
+
+    /// One that has the snapshot.
+    fn consumer(
+        &self,
+        host: &Arc<Host>,
+        settings: Settings,
+        threads: usize,
+    ) -> Result<(Consumer, Arc<Stats>), String> {
         let stats = Arc::new(Stats::new(16));
         let rerun = Rerun {
             host: Some(Arc::clone(host)),
@@ -81,11 +121,11 @@ impl History {
             stats: Arc::clone(&stats),
         };
         let mut consumer = Consumer::default().with_rerun(rerun);
-        for frames in self.snapshot.chunks(16).chain(self.orders.chunks(64)) {
-            consumer
-                .frames(frames, &mut Vec::new())
-                .map_err(|error| error.to_string())?;
-        }
+        follow(&mut consumer, &self.snapshot)?;
+        Ok((consumer, stats))
+    }
+
+    fn end(&self, consumer: Consumer, stats: &Stats) -> Result<u64, String> {
         let machine = consumer.into_machine().ok_or("no machine")?;
         assert_eq!(machine.ended().cloned(), self.answer.ended);
         let counts = DivergenceCause::ALL.map(|cause| {
@@ -97,6 +137,13 @@ impl History {
         });
         Ok(counts.iter().sum())
     }
+}
+
+fn follow(consumer: &mut Consumer, frames: &[Frame]) -> Result<(), String> {
+    frames.chunks(64).try_for_each(|frames| {
+        let followed = consumer.frames(frames, &mut Vec::new());
+        followed.map_err(|error| error.to_string())
+    })
 }
 
 /// Those whose time is their own: stepped, an instruction takes as long as thousands.
@@ -175,5 +222,29 @@ fn a_guest_that_yields_needs_no_counter() {
     assert!(orders >= 1000, "{orders} orders");
     assert!(orders * 10 >= history.chunk_count() * 9);
     assert_eq!(history.follow(&host, settings, 2), Ok(0));
+    for first_order in [0, 100, orders as u64 - 100, u64::MAX] {
+        let followed = history.follow_late(&host, settings, CommitSeq(first_order));
+        assert_eq!(followed, Ok(0), "orders from {first_order} on");
+    }
     println!("{orders} of {} chunks", history.chunk_count());
+}
+
+/// A guest has become privileged while it came as effects: its first orders capture and restore everything.
+#[test]
+fn a_guest_that_has_become_privileged_is_run_as_such() {
+    let Some(host) = host() else { return };
+    let host = Arc::new(host);
+    let program = elf(&code(COUNT_WITHOUT_TRACE));
+    let guest = Guest {
+        path: program.path().into(),
+        ..Guest::new("status", "", 1)
+    };
+    let settings = counted(None);
+    let history = record(&host, &guest, settings);
+    let orders = history.order_count() as u64;
+    assert!(orders >= 200, "{orders} orders");
+    for first_order in [0, 20, orders - 20] {
+        let followed = history.follow_late(&host, settings, CommitSeq(first_order));
+        assert_eq!(followed, Ok(0), "orders from {first_order} on");
+    }
 }

@@ -37,7 +37,7 @@ const COUNT_IN_DR0: &[u8] = &[
 
 /// Gets to CPL 0 by a gate of its own, stays there, leaves no trace of that in the loader's pages, and
 /// counts in DR0. Status 1 if the count is wrong.
-const COUNT_WITHOUT_TRACE: &[u8] = &[
+pub(crate) const COUNT_WITHOUT_TRACE: &[u8] = &[
     0xbf, 0x60, 0x20, 0, 0, // mov edi, IDT + 6 * 16
     0x48, 0x8d, 0x05, 0x0f, 0, 0, 0, // lea rax, handler
     0x66, 0x89, 0x07, // mov [rdi], ax
@@ -77,7 +77,7 @@ const TRAP_A_LOAD: &[u8] = &[
     0x90, 0x90, // nop; nop
 ];
 
-fn code(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn code(bytes: &[u8]) -> Vec<u8> {
     let mark = (DEVICE_PAGE + register::MARK) as u32;
     let exit = (DEVICE_PAGE + register::EXIT) as u32;
     patched(&patched(bytes, *b"MARK", mark), *b"EXIT", exit)

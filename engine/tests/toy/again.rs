@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use samsara_commitlog::{Commit, Frame, Record};
+use samsara_commitlog::{Commit, CommitSeq, Frame, Record, StateDigest, VcpuIndex};
 use samsara_engine::{
-    Consumer, Divergence, DivergenceCause, Faults, Fetch, Item, Replayer, Rerun, Settings, Stats,
+    ConsumeError, Consumer, Divergence, DivergenceCause, EngineError, Faults, Fetch, Item,
+    Replayer, Rerun, Settings, Stats,
 };
-use samsara_machine::Output;
 use samsara_machine::memory::View;
+use samsara_machine::{Machine, Output, Source};
 use samsara_testing::by_effort;
 
 use crate::cpu::{Limits, ToyCpu, Trouble};
@@ -44,6 +45,8 @@ fn record(setup: &Setup) -> History {
 struct Effects {
     records: Mutex<Vec<Record>>,
     asked: AtomicU64,
+    /// vCPUs that ran no more.
+    gave_up: Mutex<Vec<VcpuIndex>>,
 }
 
 impl Fetch for Effects {
@@ -52,6 +55,11 @@ impl Fetch for Effects {
         let records = self.records.lock().unwrap();
         let found = records.iter().find(|record| record.seq == diverged.seq);
         found.cloned()
+    }
+
+    fn gave_up(&self, vcpu: VcpuIndex, error: &EngineError) {
+        println!("{vcpu}: {error}");
+        self.gave_up.lock().unwrap().push(vcpu);
     }
 }
 
@@ -104,22 +112,35 @@ impl History {
         });
         Effects {
             records: Mutex::new(records.collect()),
-            asked: AtomicU64::new(0),
+            ..Effects::default()
         }
     }
 
-    /// Runs frames again on toys; gives what came out, and how often it was different.
-    fn run_again(
-        &self,
-        how: &How,
-        frames: &[Frame],
-        effects: Effects,
-    ) -> Result<(Vec<Output>, u64), String> {
+    /// The machine of the snapshot.
+    fn machine(&self) -> Machine {
         let mut consumer = Consumer::default();
         for frame in &self.snapshot {
             consumer.frame(frame).unwrap();
         }
-        let machine = consumer.into_machine().unwrap();
+        consumer.into_machine().unwrap()
+    }
+
+    /// Digest of the machine at a commit, by effects alone.
+    fn digest_at(&self, seq: CommitSeq) -> StateDigest {
+        let mut machine = self.machine();
+        for frame in self.frames(|_| false) {
+            if let Frame::Record(record) = frame
+                && record.seq <= seq
+            {
+                machine.apply(&record, Source::Record).unwrap();
+            }
+        }
+        machine.digest()
+    }
+
+    /// Toys that go on from the snapshot.
+    fn replay(&self, how: &How, effects: Effects) -> Result<Replay, String> {
+        let machine = self.machine();
         let mut troubles = std::iter::once(how.trouble).chain(std::iter::repeat(Trouble::None));
         let toys = self.programs.iter().map(|program| {
             let view = Arc::new(View::new(machine.image()).unwrap());
@@ -131,37 +152,65 @@ impl History {
             (view, cpu.with_trouble(troubles.next().unwrap_or_default()))
         });
         let toys = toys.collect();
-        let (fetch, stats) = (
-            Arc::new(effects),
-            Arc::new(Stats::new(self.programs.len() as u8)),
-        );
+        let effects = Arc::new(effects);
+        let stats = Arc::new(Stats::new(self.programs.len() as u8));
         let rerun = Rerun {
             host: None,
             settings: how.settings,
             threads: how.threads,
-            fetch: Arc::clone(&fetch) as Arc<dyn Fetch>,
+            fetch: Arc::clone(&effects) as Arc<dyn Fetch>,
             stats: Arc::clone(&stats),
         };
-        let mut replayer =
-            Replayer::start_on(toys, machine, &rerun).map_err(|error| error.to_string())?;
+        let replayer = Replayer::start_on(toys, machine, &rerun);
+        Ok(Replay {
+            replayer: replayer.map_err(|error| error.to_string())?,
+            effects,
+            stats,
+        })
+    }
+
+    /// Runs frames again on toys; gives what came out, and how often it was different.
+    fn run_again(
+        &self,
+        how: &How,
+        frames: &[Frame],
+        effects: Effects,
+    ) -> Result<(Vec<Output>, u64), String> {
+        let mut replay = self.replay(how, effects)?;
         let mut applied = Vec::new();
         for frames in frames.chunks(how.piece) {
-            let followed = replayer.frames(frames, &mut applied);
+            let followed = replay.replayer.frames(frames, &mut applied);
             followed.map_err(|error| error.to_string())?;
         }
         let outputs: Vec<_> = applied
             .into_iter()
             .flat_map(|(_, outputs)| outputs)
             .collect();
-        let counted = DivergenceCause::ALL.map(|cause| stats.divergences(cause));
-        let counted: u64 = counted
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .sum();
-        assert_eq!(counted, fetch.asked.load(Ordering::Relaxed));
-        replayer.look(|machine| check_machine(machine, &self.programs))?;
-        replayer.into_machine().ok_or("no machine")?;
+        let counted = replay.diverged();
+        assert_eq!(counted, replay.effects.asked.load(Ordering::Relaxed));
+        replay
+            .replayer
+            .look(|machine| check_machine(machine, &self.programs))?;
+        replay.replayer.into_machine().ok_or("no machine")?;
         Ok((outputs, counted))
+    }
+}
+
+/// Toys that run a history again.
+struct Replay {
+    replayer: Replayer,
+    effects: Arc<Effects>,
+    stats: Arc<Stats>,
+}
+
+impl Replay {
+    fn diverged(&self) -> u64 {
+        let counts = DivergenceCause::ALL.map(|cause| self.diverged_by(cause));
+        counts.iter().sum()
+    }
+
+    fn diverged_by(&self, cause: DivergenceCause) -> u64 {
+        self.stats.divergences(cause).load(Ordering::Relaxed)
     }
 }
 
@@ -320,11 +369,114 @@ fn a_chunk_that_never_ends_is_late() {
     let setup = setup(2);
     let history = record(&setup);
     let how = How {
-        trouble: Trouble::Spins(false),
+        trouble: Trouble::Spins(Duration::ZERO),
         ..How::new(setup.settings())
     };
     let frames = history.frames(|_| true);
     let (outputs, diverged) = history.run_again(&how, &frames, history.effects()).unwrap();
     assert_eq!(diverged, 1);
     assert!(outputs == history.outputs());
+}
+
+/// A host that cannot run a vCPU says so before anything is asked of it.
+#[test]
+fn a_vcpu_that_cannot_run_is_found_out_at_the_start() {
+    let setup = setup(2);
+    let history = record(&setup);
+    // It is attached, gets its state, runs, is asked what it wrote, and gets its state back.
+    let failures = (0..5).map(|requests| (Trouble::Fails(requests), "what it had before"));
+    for (trouble, why) in failures.chain([(Trouble::Panics(0), "replay0 stopped")]) {
+        let how = How {
+            trouble,
+            ..How::new(setup.settings())
+        };
+        let error = history.replay(&how, history.effects()).err();
+        let error = error.unwrap_or_else(|| panic!("{trouble:?} goes unnoticed"));
+        assert!(error.contains(why), "{trouble:?}: {error}");
+    }
+}
+
+/// A vCPU that fails at whatever moment runs no more; the effects of its chunks lead to the same.
+#[test]
+fn effects_take_the_place_of_what_fails() {
+    let setup = setup(2);
+    let history = record(&setup);
+    let frames = history.frames(|_| true);
+    let panics = [1, 2, 9].map(Trouble::Panics);
+    let mut at = 6;
+    let failures = std::iter::from_fn(|| {
+        at += by_effort(1 + at / 8, 1);
+        Some(Trouble::Fails(at))
+    });
+    let mut gave_up_count = 0;
+    for trouble in panics.into_iter().chain(failures) {
+        let how = How {
+            trouble,
+            ..How::new(setup.settings())
+        };
+        let mut replay = history.replay(&how, history.effects()).unwrap();
+        let mut applied = Vec::new();
+        for piece in frames.chunks(how.piece) {
+            let followed = replay.replayer.frames(piece, &mut applied);
+            followed.unwrap_or_else(|error| panic!("{trouble:?}: {error}"));
+        }
+        let outputs = applied.into_iter().flat_map(|(_, outputs)| outputs);
+        assert!(outputs.eq(history.outputs()), "{trouble:?}: other outputs");
+        let failed = replay.diverged_by(DivergenceCause::Failed);
+        assert_eq!(replay.diverged(), failed, "{trouble:?}");
+        let gave_up = std::mem::take(&mut *replay.effects.gave_up.lock().unwrap());
+        if gave_up.is_empty() {
+            // It came to its end before it would have failed.
+            break;
+        }
+        assert_eq!(gave_up, [VcpuIndex(0)]);
+        gave_up_count += 1;
+    }
+    assert!(gave_up_count > 10, "only {gave_up_count} failures");
+}
+
+/// Where nobody has the effects of what failed, the machine is still there, at its last commit.
+#[test]
+fn a_machine_outlives_what_fails() {
+    let setup = setup(2);
+    let history = record(&setup);
+    let frames = history.frames(|_| true);
+    for requests in [6, 9, 20, 40] {
+        let how = How {
+            trouble: Trouble::Fails(requests),
+            ..How::new(setup.settings())
+        };
+        let mut replay = history.replay(&how, Effects::default()).unwrap();
+        let error = replay.replayer.frames(&frames, &mut Vec::new());
+        match error.expect_err("nothing failed") {
+            error @ ConsumeError::Diverged(found) => {
+                println!("{error}");
+                assert_eq!(found.cause, DivergenceCause::Failed);
+                assert!(!error.is_divergence());
+            }
+            error => panic!("{error}"),
+        }
+        let machine = replay.replayer.into_machine().expect("the machine is lost");
+        assert_eq!(machine.digest(), history.digest_at(machine.seq()));
+    }
+}
+
+/// vCPUs that ran nothing for long have missed nothing when their first order comes.
+#[test]
+fn orders_may_come_late() {
+    for seed in 0..by_effort(6, 60) {
+        let setup = setup(seed);
+        let history = record(&setup);
+        let last = history.frames(|_| true).len() as u64;
+        for share in [0, 2, 8] {
+            let first = last - last.checked_div(share).unwrap_or(0);
+            let frames = history.frames(|seq| seq >= first);
+            let how = How::new(setup.settings());
+            let run = history.run_again(&how, &frames, Effects::default());
+            let (outputs, diverged) =
+                run.unwrap_or_else(|error| panic!("seed {seed}, from {first}: {error}"));
+            assert_eq!(diverged, 0);
+            assert!(outputs == history.outputs());
+        }
+    }
 }

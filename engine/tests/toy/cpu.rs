@@ -37,8 +37,12 @@ pub(crate) enum Trouble {
     None,
     /// It lets runs stand still for so long in all.
     Stands(Duration),
-    /// It comes nowhere, however long it runs, until it is taken back. It has begun so.
-    Spins(bool),
+    /// It comes nowhere, however long it runs, until it is taken back. So long it has run.
+    Spins(Duration),
+    /// So many requests are granted, and none after them.
+    Fails(u64),
+    /// A run after so many finds an invariant broken.
+    Panics(u64),
 }
 
 struct ViewMemory {
@@ -95,6 +99,18 @@ impl ToyCpu {
         Self { trouble, ..self }
     }
 
+    /// The host is asked for something.
+    fn ask(&mut self) -> Result<(), KvmError> {
+        match &mut self.trouble {
+            Trouble::Fails(0) => Err(KvmError::Missing("what it had before")),
+            Trouble::Fails(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a run that may last until `end` comes nowhere.
     fn is_held_up(&mut self, end: Instant) -> bool {
         match &mut self.trouble {
@@ -104,12 +120,18 @@ impl ToyCpu {
                 std::thread::sleep(rest);
                 true
             }
-            Trouble::Spins(has_begun) => {
-                *has_begun = true;
+            Trouble::Spins(ran) => {
+                let began = Instant::now();
                 while Instant::now() < end {
                     std::hint::spin_loop();
                 }
+                *ran += began.elapsed();
                 true
+            }
+            Trouble::Panics(0) => panic!("a test breaks an invariant"),
+            Trouble::Panics(left) => {
+                *left -= 1;
+                false
             }
             _ => false,
         }
@@ -117,6 +139,7 @@ impl ToyCpu {
 
     /// Runs until something ends the chunk, or so many instructions have been counted.
     fn go(&mut self, target: Option<u64>, end: Instant) -> Result<RawExit, KvmError> {
+        self.ask()?;
         assert!(!self.load_waits, "a run while a load waits for its value");
         if self.is_held_up(end) {
             return Ok(RawExit::Cut);
@@ -152,7 +175,7 @@ pub(crate) struct Limits {
 
 impl Cpu for ToyCpu {
     fn attach(&mut self) -> Result<(), KvmError> {
-        Ok(())
+        self.ask()
     }
 
     fn kicker(&self) -> Box<dyn Fn() + Send + Sync> {
@@ -184,6 +207,7 @@ impl Cpu for ToyCpu {
     }
 
     fn complete_read(&mut self, value: u64) -> Result<RawExit, KvmError> {
+        self.ask()?;
         assert!(
             std::mem::take(&mut self.load_waits),
             "no load waits for a value"
@@ -197,6 +221,7 @@ impl Cpu for ToyCpu {
     }
 
     fn capture(&mut self, state: &mut VcpuState) -> Result<(), KvmError> {
+        self.ask()?;
         assert!(
             !self.load_waits,
             "a capture while a load waits for its value"
@@ -206,18 +231,21 @@ impl Cpu for ToyCpu {
     }
 
     fn restore(&mut self, state: &VcpuState, _: Restore) -> Result<(), KvmError> {
+        self.ask()?;
         assert!(
             !self.load_waits,
             "a restore while a load waits for its value"
         );
         self.regs = Regs::of(state);
-        if matches!(self.trouble, Trouble::Spins(true)) {
+        // The run with which it was tried is no chunk.
+        if matches!(self.trouble, Trouble::Spins(ran) if ran > Duration::from_millis(100)) {
             self.trouble = Trouble::None;
         }
         Ok(())
     }
 
     fn take_written(&mut self, page: &mut dyn FnMut(PageIndex)) -> Result<Harvest, KvmError> {
+        self.ask()?;
         self.memory.taken += self.memory.ring.len();
         self.memory.ring.drain(..).for_each(page);
         Ok(Harvest::Complete)
@@ -234,6 +262,7 @@ impl Cpu for ToyCpu {
     fn expect_privileged_code(&mut self) {}
 
     fn reset_ring(&mut self) -> Result<(), KvmError> {
+        self.ask()?;
         self.memory.taken = 0;
         Ok(())
     }

@@ -6,7 +6,7 @@ use samsara_commitlog::VcpuIndex;
 use super::program::{PARAMS_MAX, Program, ProgramError};
 use super::tables::{self, Placement};
 use crate::kvm::{Host, KvmError, Privilege, Vm};
-use crate::memory::{Image, Layout, MemoryError};
+use crate::memory::{Image, MemoryError};
 use crate::vcpu::VcpuState;
 
 /// Why a bare guest cannot be booted.
@@ -82,15 +82,9 @@ pub fn boot(
         .collect()
 }
 
-/// Whether these vCPUs are where a guest cannot get to CPL 0 but through the loader's tables: at CPL 3,
+/// Whether a vCPU is where a guest cannot get to CPL 0 but through the loader's tables, whose root this is: at CPL 3,
 /// with all that leads out of it as [`boot`] made it.
-pub(crate) fn are_confined(vcpus: &[VcpuState], layout: Layout) -> bool {
-    let root = Placement::new(layout, vcpus.len() as u8).root();
-    let mut vcpus = (0..).map(VcpuIndex).zip(vcpus);
-    vcpus.all(|(index, state)| is_confined(state, index, root))
-}
-
-fn is_confined(state: &VcpuState, index: VcpuIndex, root: u64) -> bool {
+pub(super) fn is_confined(state: &VcpuState, index: VcpuIndex, root: u64) -> bool {
     const SYSENTER_CS: u32 = 0x174;
     let sregs = state.sregs();
     let has_its_mode = sregs.cs.dpl == 3

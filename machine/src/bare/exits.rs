@@ -85,7 +85,7 @@ pub fn interpret(
             }
         }
         RawExit::Halt => fatal(state, "HLT outside an exception handler".into()),
-        RawExit::Fatal(ref reason) => fatal(state, reason.clone()),
+        RawExit::Fatal(ref reason) | RawExit::Refused(ref reason) => fatal(state, reason.clone()),
     }
 }
 

@@ -9,7 +9,6 @@ mod operation;
 mod program;
 mod tables;
 
-pub(crate) use boot::are_confined;
 pub use boot::{BootError, boot};
 pub use devices::{BareDevices, DEVICE_PAGE, DeviceError, Effect, register};
 pub use exits::{Seen, interpret, is_yield};

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use kvm_bindings::kvm_debugregs;
 use samsara_commitlog::{Gpa, PAGE_BYTES, Shape, VcpuIndex};
 
+use super::boot::is_confined;
 use super::devices::DEVICE_PAGE;
 use crate::kvm::{Stepper, Stepping};
 use crate::memory::{HOLE_END, HOLE_START, Image, Layout, MemoryError, PageIndex, View};
+use crate::vcpu::VcpuState;
 
 /// Port that the exception stubs write their vector to. No code at CPL 3 can reach it.
 pub(super) const EXCEPTION_PORT: u16 = 0x5a;
@@ -78,12 +80,17 @@ impl Placement {
 /// The loader's pages that decide what may run at CPL 0: descriptor tables, stubs, task states, page
 /// tables. A guest can write them; one that does may no longer be taken for unprivileged code.
 #[derive(Clone, Debug)]
-pub struct Guarded(Vec<PageIndex>);
+pub struct Guarded {
+    pages: Vec<PageIndex>,
+    root: u64,
+}
 
 impl Guarded {
     /// Those of a machine.
     pub fn new(layout: Layout, vcpu_count: u8) -> Self {
-        let tables = Placement::new(layout, vcpu_count).tables;
+        let placement = Placement::new(layout, vcpu_count);
+        let root = placement.root();
+        let tables = placement.tables;
         let tasks = (0..vcpu_count).map(|vcpu| task_state(VcpuIndex(vcpu)));
         let mut pages: Vec<_> = [GDT, IDT, STUBS]
             .into_iter()
@@ -92,12 +99,17 @@ impl Guarded {
             .filter_map(|page| layout.page_of(Gpa(page)))
             .collect();
         pages.sort_unstable();
-        Self(pages)
+        Self { pages, root }
+    }
+
+    /// Whether a vCPU of this state gets out of CPL 3 by what these pages say, and not otherwise.
+    pub fn confine(&self, index: VcpuIndex, state: &VcpuState) -> bool {
+        is_confined(state, index, self.root)
     }
 
     /// Whether a page is one of them.
     pub fn contains(&self, page: PageIndex) -> bool {
-        self.0.binary_search(&page).is_ok()
+        self.pages.binary_search(&page).is_ok()
     }
 
     /// Whether they are all as the loader wrote them.
@@ -105,7 +117,7 @@ impl Guarded {
         let loaded = Image::new(shape)?;
         write_page_tables(&loaded, &Placement::new(image.layout(), shape.vcpu_count))?;
         write_tables(&loaded, shape.vcpu_count, "")?;
-        let mut pages = self.0.iter();
+        let mut pages = self.pages.iter();
         Ok(pages.all(|&page| image.page_equals(&loaded, page)))
     }
 }

@@ -35,11 +35,21 @@ pub enum RawExit {
     Window,
     /// The vCPU cannot go on.
     Fatal(String),
+    /// KVM does not run it, whatever its code is.
+    Refused(String),
 }
 
 impl RawExit {
     /// Whether the vCPU stopped where nothing of its own made it stop.
     pub fn is_cut(&self) -> bool {
         matches!(self, Self::Cut | Self::RingFull)
+    }
+
+    /// Why the vCPU cannot go on, if it cannot.
+    pub fn fatal(&self) -> Option<&str> {
+        match self {
+            Self::Fatal(reason) | Self::Refused(reason) => Some(reason),
+            _ => None,
+        }
     }
 }

@@ -221,7 +221,7 @@ impl Vcpu {
                 Err(error) => match error.errno() {
                     libc::EINTR => Ok(RawExit::Cut),
                     libc::EAGAIN => continue,
-                    _ => Ok(RawExit::Fatal(format!("KVM_RUN: {error}"))),
+                    _ => Ok(RawExit::Refused(format!("KVM_RUN: {error}"))),
                 },
                 Ok(VcpuExit::Unsupported(kvm_bindings::KVM_EXIT_DIRTY_RING_FULL)) => {
                     Ok(RawExit::RingFull)
@@ -303,7 +303,7 @@ fn translate(exit: VcpuExit<'_>) -> RawExit {
             RawExit::Fatal("KVM cannot emulate the instruction (internal error)".into())
         }
         VcpuExit::FailEntry(reason, _) => {
-            RawExit::Fatal(format!("KVM refuses the vCPU state (reason {reason:#x})"))
+            RawExit::Refused(format!("KVM refuses the vCPU state (reason {reason:#x})"))
         }
         other => RawExit::Fatal(format!("KVM exit {other:?}")),
     }

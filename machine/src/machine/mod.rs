@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use samsara_commitlog::{CommitSeq, DeviceIndex, GuestTime, Shape, VcpuIndex};
 
-use crate::bare::{self, BareDevices, Guarded, are_confined};
+use crate::bare::{self, BareDevices, Guarded};
 use crate::kvm::{Privilege, Stepper, Stepping};
 use crate::memory::{Image, MemoryDigest, MemoryError, PageIndex, PageSet, View};
 use crate::pc::apic::LocalApic;
@@ -180,8 +180,10 @@ impl Machine {
         if self.devices.platform() == Platform::Pc {
             return Ok(Privilege::Kernel);
         }
-        let is_confined = are_confined(&self.vcpus, self.image.layout())
-            && self.guarded().are_intact(&self.image, self.shape())?;
+        let guarded = self.guarded();
+        let mut vcpus = (0..).map(VcpuIndex).zip(&self.vcpus);
+        let is_confined = vcpus.all(|(index, state)| guarded.confine(index, state))
+            && guarded.are_intact(&self.image, self.shape())?;
         Ok(if is_confined {
             Privilege::User
         } else {

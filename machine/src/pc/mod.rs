@@ -60,7 +60,7 @@ pub(crate) fn interpret(raw: &RawExit, state: &VcpuState) -> Exit {
             size,
             input: None,
         },
-        RawExit::Fatal(ref reason) => Exit::Fatal {
+        RawExit::Fatal(ref reason) | RawExit::Refused(ref reason) => Exit::Fatal {
             rip: state.regs().rip,
             reason: reason.clone(),
         },

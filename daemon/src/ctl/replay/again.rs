@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use samsara_commitlog::{Boundary, Chunk, Commit, Exit, Frame, OrderChunk, Record, Shape};
+use samsara_commitlog::{
+    Boundary, Chunk, Commit, Exit, Frame, OrderChunk, Record, Shape, VcpuIndex,
+};
 use samsara_engine::{
-    Divergence, DivergenceCause, Faults, Fetch, Isolation, Rerun, Settings, Stats,
+    Divergence, DivergenceCause, EngineError, Faults, Fetch, Isolation, Rerun, Settings, Stats,
 };
 use samsara_machine::kvm::{Cpu, CpuModel, Host, HostTraits, KvmError, X2Apic, probe};
 use samsara_machine::vcpu::VcpuState;
@@ -117,6 +119,11 @@ impl Fetch for Kept {
         let record = kept.iter().find(|record| record.seq == diverged.seq)?;
         eprintln!("samsaractl: {diverged}");
         Some(record.clone())
+    }
+
+    fn gave_up(&self, vcpu: VcpuIndex, error: &EngineError) {
+        let why = Failure::new(ExitCode::Kvm, error);
+        eprintln!("samsaractl: vCPU {vcpu} runs no more chunks here: {why}");
     }
 }
 

@@ -315,7 +315,10 @@ pub(super) fn failure(
     let path = log.current_path().display();
     let code = match error {
         _ if error.is_divergence() => ExitCode::Diverged,
-        ConsumeError::Snapshot(SnapshotError::Memory(_)) | ConsumeError::Engine(_) => ExitCode::Kvm,
+        // What did not diverge could not be run.
+        ConsumeError::Snapshot(SnapshotError::Memory(_))
+        | ConsumeError::Engine(_)
+        | ConsumeError::Diverged(_) => ExitCode::Kvm,
         ConsumeError::Snapshot(SnapshotError::Disks { expected, found }) => {
             let message = disks_text(log.current_path(), expected, found);
             return CtlError::Replay(Failure::text(ExitCode::Input, message));
