@@ -157,7 +157,7 @@ pub struct Counters {
     #[serde(default)]
     pub effects_fetched: u64,
     /// Chunks that came out differently when they were run again here, by cause: `halted`, `no-counter`, `late`,
-    /// `exit`, `state`.
+    /// `exit`, `state`, or `failed` where this host could not run them.
     #[serde(default)]
     pub rerun_divergences: BTreeMap<String, u64>,
     /// Chunks run again because of a conflict.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use samsara_testing::by_effort;
 use samsara_tests::{Guest, Pair, Site, kvm_or_skip, run_to_end};
+use samsarad::exit::ExitCode;
 
 const BOUND: Duration = Duration::from_mins(2);
 const ORDERS: [&str; 2] = ["recording.form=order", "recording.counter=exits"];
@@ -134,4 +135,42 @@ fn what_read_the_tsc_is_fetched() {
     assert_eq!(report.divergences, 0);
     let diverged: u64 = report.rerun_divergences.values().sum();
     assert!(diverged > 0, "the kill came before anything was fetched");
+}
+
+/// A backup that has no room for the views that orders take says so before its primary relies on it. Where the primary
+/// sends effects only it needs none.
+#[test]
+fn a_backup_that_cannot_run_orders_is_never_in_sync() {
+    let Some(_machine) = kvm_or_skip("orders") else {
+        return;
+    };
+    let site = Site::new().unwrap();
+    let guest = Guest::new(&site, "registers", "n=1000000 loops=20000").unwrap();
+    // Address space for the image several times, not for a view of each vCPU.
+    let guest = guest.vcpus(8).memory("1GiB");
+    let (alpha, mut beta) = site.seats().unwrap();
+    beta.prefix = ["prlimit", &format!("--as={}", 4_u64 << 30)]
+        .map(str::to_owned)
+        .to_vec();
+    let seats = (alpha, beta);
+    let pair = |form: &str| {
+        site.clear_arbiter().unwrap();
+        let form = format!("recording.form={form}");
+        Pair::start_at(&site, &seats, guest.settings(), &[&form]).unwrap()
+    };
+
+    let mut able = pair("effects");
+    able.wait_protected().unwrap();
+    drop(able);
+
+    let mut unable = pair("auto");
+    let code = unable.backup.wait_code(BOUND).unwrap();
+    assert_eq!(code, ExitCode::Kvm.code());
+    let log = unable.backup.log_text();
+    let why = ["cannot run chunks again", "recording.form", "cannot create"];
+    for text in why {
+        assert!(log.contains(text), "no {text:?} in: {log}");
+    }
+    assert!(!unable.primary.status().unwrap().protected);
+    assert_eq!(unable.backup.report().unwrap().divergences, 0);
 }

@@ -39,9 +39,24 @@ pub(crate) enum FollowError {
     /// A frame does not fit.
     #[error("{}", with_causes(.0))]
     Consume(#[from] ConsumeError),
+    /// Chunks cannot be run again here.
+    #[error(
+        "this host cannot run chunks again, as its primary may ask it to (recording.form there): {0}"
+    )]
+    Orders(Failure),
     /// Where this host's disks are cannot be kept.
     #[error("{0}")]
     Disks(Failure),
+}
+
+impl FollowError {
+    fn failure(&self) -> Failure {
+        let code = match self {
+            Self::Orders(failure) => failure.code,
+            Self::Decode(_) | Self::Consume(_) | Self::Disks(_) => ExitCode::Internal,
+        };
+        Failure::text(code, self.to_string())
+    }
 }
 
 fn with_causes(error: &ConsumeError) -> String {
@@ -80,13 +95,14 @@ pub(crate) fn start(
     network: Arc<Network>,
     board: Arc<Board>,
     disks: FollowedDisks,
-    failed: impl FnOnce(String) + Send + 'static,
+    failed: impl FnOnce(Failure) + Send + 'static,
 ) -> std::io::Result<JoinHandle<Followed>> {
     let runtime = Handle::current();
     let body = move || {
         let mut follower = Follower {
             consumer: Consumer::with_disks(disks.disks.blocks()).with_rerun(rerunning.rerun),
             effects: rerunning.effects,
+            expects_orders: rerunning.is_expected,
             disks,
             disks_are_changing: false,
             reader: FrameReader::new(Medium::Network),
@@ -108,7 +124,7 @@ pub(crate) fn start(
             }
             Err(error) => {
                 follower.tell(&error);
-                failed(error.to_string());
+                failed(error.failure());
                 (None, Some(error))
             }
         }
@@ -119,6 +135,7 @@ pub(crate) fn start(
 struct Follower {
     consumer: Consumer,
     effects: Arc<FromPrimary>,
+    expects_orders: bool,
     disks: FollowedDisks,
     /// They are no longer what they were.
     disks_are_changing: bool,
@@ -230,6 +247,11 @@ impl Follower {
     fn snapshot_ended(&mut self, seq: CommitSeq) -> Result<(), FollowError> {
         self.received = self.received.max(seq);
         self.report();
+        if self.expects_orders {
+            // Before the primary can rely on this host.
+            let ready = self.consumer.prepare_orders();
+            ready.map_err(|error| FollowError::Orders(error.into()))?;
+        }
         self.disks_are_current()?;
         // A link that is gone is noticed elsewhere.
         let _ = self.runtime.block_on(self.link.sync_done(seq));

@@ -23,6 +23,8 @@ const FETCH_TIME: Duration = Duration::from_secs(10);
 pub(crate) struct Rerunning {
     pub(crate) rerun: Rerun,
     pub(crate) effects: Arc<FromPrimary>,
+    /// The primary may ask for it.
+    pub(crate) is_expected: bool,
 }
 
 impl Rerunning {
@@ -48,7 +50,11 @@ impl Rerunning {
             fetch: Arc::clone(&effects) as Arc<dyn Fetch>,
             stats: Arc::clone(&base.board.following.reruns),
         };
-        Ok(Self { rerun, effects })
+        Ok(Self {
+            rerun,
+            effects,
+            is_expected: !welcome.effects_only,
+        })
     }
 }
 

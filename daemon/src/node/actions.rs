@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use samsara_commitlog::StreamHeader;
-use samsara_config::Role;
+use samsara_config::{RecordingForm, Role};
 use samsara_failover::{
     Action, ArbiterRequest, Change, Event, GateMode, GaveUp, SessionId, Situation, StopReason, Term,
 };
@@ -370,6 +370,7 @@ impl Node {
                 input_bytes: self.base.input_bytes,
                 disks: self.base.disks.shapes(),
                 disk_history: self.base.disks.history(),
+                effects_only: self.sends_effects_only(),
                 disk_term: matches!(self.guest, Guest::Running(_))
                     .then(|| self.base.disks.base_term())
                     .flatten(),
@@ -393,12 +394,21 @@ impl Node {
 
     /// A Linux guest does.
     fn keeps_time_by_tsc(&self) -> bool {
-        let platform = match &self.guest {
+        self.platform() == Some(Platform::Pc)
+    }
+
+    /// Whether no backup will ever be sent an order: there are none of a Linux guest's chunks.
+    fn sends_effects_only(&self) -> bool {
+        self.base.config.recording.form == RecordingForm::Effects
+            || self.platform() == Some(Platform::Pc)
+    }
+
+    fn platform(&self) -> Option<Platform> {
+        match &self.guest {
             Guest::None => None,
             Guest::Booted(machine) => Some(machine.platform()),
             Guest::Running(recorder) => Some(recorder.platform()),
-        };
-        platform == Some(Platform::Pc)
+        }
     }
 
     pub(super) fn hello(&self, role: PeerRole) -> Hello {

@@ -123,8 +123,8 @@ impl Follow {
         };
         let retained: SharedRetained = Arc::new(Mutex::new(Retained::new()));
         let tell = inputs.clone();
-        let failed = move |reason| {
-            let _ = tell.send(Input::FollowFailed { session, reason });
+        let failed = move |failure| {
+            let _ = tell.send(Input::FollowFailed { session, failure });
         };
         let rerunning = Rerunning::new(kvm, base, &welcome, &handle)?;
         let thread = follower::start(
@@ -214,8 +214,8 @@ fn answer_questions(
             let _ = match disk::answer(disks.files(), &question) {
                 Some(Ok(digests)) => runtime.block_on(link.digests(digests)),
                 Some(Err(error)) => {
-                    let reason = error.to_string();
-                    let _ = inputs.send(Input::FollowFailed { session, reason });
+                    let failure = Failure::text(ExitCode::Internal, error.to_string());
+                    let _ = inputs.send(Input::FollowFailed { session, failure });
                     return;
                 }
                 None => {

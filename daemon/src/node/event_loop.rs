@@ -270,19 +270,22 @@ impl Node {
                 }
             }
             Input::Primary { session, event } => self.handle_primary(session, event)?,
-            Input::FollowFailed { session, reason } => {
+            Input::FollowFailed { session, failure } => {
                 if self
                     .session
                     .as_ref()
                     .is_some_and(|current| current.id == session)
                 {
+                    let Failure { code, message } = failure;
+                    // Otherwise it has not begun.
+                    let has_diverged = code == ExitCode::Internal;
                     self.base
                         .board
-                        .update(|status| status.counters.divergences += 1);
+                        .update(|status| status.counters.divergences += u64::from(has_diverged));
                     let message = format!(
-                        "this backup cannot follow its primary and must start anew: {reason}"
+                        "this backup cannot follow its primary and must start anew: {message}"
                     );
-                    return Err(Failure::text(ExitCode::Internal, message));
+                    return Err(Failure::text(code, message));
                 }
             }
         }

@@ -44,5 +44,5 @@ pub(super) enum Input {
         event: LinkEvent<BackupEvent>,
     },
     /// What was applied of a session does not go on.
-    FollowFailed { session: u64, reason: String },
+    FollowFailed { session: u64, failure: Failure },
 }

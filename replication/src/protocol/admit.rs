@@ -26,6 +26,8 @@ pub struct PrimaryIdentity {
     pub disks: Vec<DiskShape>,
     /// The history that they are part of, if there are any.
     pub disk_history: Option<DiskHistory>,
+    /// No chunk travels as the order to run it again.
+    pub effects_only: bool,
     /// Term of the history that this host's disks were part of when the guest started here, once it
     /// runs: a disk of a later one that is not this guest's has what this guest never had, and is not
     /// overwritten.
@@ -98,6 +100,7 @@ pub fn admit(
             input_bytes: me.input_bytes,
             token,
             disk_history: me.disk_history,
+            effects_only: me.effects_only,
         }),
     }
 }

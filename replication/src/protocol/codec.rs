@@ -286,6 +286,7 @@ impl Welcome {
         put_option(out, self.input_bytes);
         out.put_slice(&self.token.0);
         put_history(out, self.disk_history);
+        out.put_u8(u8::from(self.effects_only));
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<Self, ControlError> {
@@ -298,6 +299,7 @@ impl Welcome {
             input_bytes: fields.option("input_bytes")?,
             token: SessionToken(fields.array::<TOKEN_BYTES>("token")?),
             disk_history: fields.appended(Fields::history)?,
+            effects_only: fields.appended(|fields| fields.bool("effects_only"))?,
         })
     }
 }

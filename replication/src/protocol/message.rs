@@ -109,6 +109,8 @@ pub struct Welcome {
     pub token: SessionToken,
     /// The history that the machine's disks are part of, if it has disks.
     pub disk_history: Option<DiskHistory>,
+    /// No chunk travels as the order to run it again. One that does not say so may send orders.
+    pub effects_only: bool,
 }
 
 /// A backup's right to go live in the next term, if it wins that.

@@ -41,6 +41,7 @@ fn identity() -> PrimaryIdentity {
         input_bytes: Some(77),
         disks: DISKS.to_vec(),
         disk_history: Some(position(7, 0).history),
+        effects_only: true,
         disk_term: None,
         cpu_digest: Some(0xc0de),
         tsc_khz: Some(2_001_000),
@@ -151,8 +152,13 @@ fn any_welcome() -> impl Strategy<Value = Message> {
         any::<u64>(),
         any::<Option<u64>>(),
     );
-    let rest = (any::<[u8; TOKEN_BYTES]>(), prop::option::of(any_history()));
-    (text(), numbers, rest).prop_map(|(host, numbers, (token, disk_history))| {
+    let rest = (
+        any::<[u8; TOKEN_BYTES]>(),
+        prop::option::of(any_history()),
+        any::<bool>(),
+    );
+    (text(), numbers, rest).prop_map(|(host, numbers, rest)| {
+        let (token, disk_history, effects_only) = rest;
         let (protocol, term, vcpu_count, memory_bytes, input_bytes) = numbers;
         let token = SessionToken(token);
         Message::Welcome(Welcome {
@@ -164,6 +170,7 @@ fn any_welcome() -> impl Strategy<Value = Message> {
             input_bytes,
             token,
             disk_history,
+            effects_only,
         })
     })
 }
@@ -424,11 +431,28 @@ fn what_an_older_build_does_not_send_is_absent() {
     // Options of the processor; then a count of disks, and a position of two options and an incarnation.
     let processor = 9 + 9;
     for absent in [9, processor, processor + 1 + 9 + 16 + 9] {
-        let mut older = bytes[..bytes.len() - absent].to_vec();
-        let length = older.len() as u32 - 4;
-        older[..4].copy_from_slice(&length.to_le_bytes());
-        assert_eq!(read(&older, 99).unwrap(), read(&bytes, 99).unwrap());
+        assert_eq!(
+            read(&without(&bytes, absent), 99).unwrap(),
+            read(&bytes, 99).unwrap()
+        );
     }
+    // A primary that does not say that it sends effects only may send orders.
+    let welcome = admit(&Admission::Primary(identity()), None, &hello(), TOKEN).unwrap();
+    let effects_only = |bytes: &[u8]| match read(bytes, 99).unwrap().as_slice() {
+        [Message::Welcome(welcome)] => welcome.effects_only,
+        other => panic!("{other:?}"),
+    };
+    let bytes = Message::Welcome(welcome).encode();
+    assert!(effects_only(&bytes));
+    assert!(!effects_only(&without(&bytes, 1)));
+}
+
+/// A message that ends so many bytes earlier.
+fn without(bytes: &[u8], absent: usize) -> Vec<u8> {
+    let mut older = bytes[..bytes.len() - absent].to_vec();
+    let length = older.len() as u32 - 4;
+    older[..4].copy_from_slice(&length.to_le_bytes());
+    older
 }
 
 #[test]

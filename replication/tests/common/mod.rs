@@ -122,6 +122,7 @@ pub fn identity() -> PrimaryIdentity {
         input_bytes: None,
         disks: Vec::new(),
         disk_history: None,
+        effects_only: false,
         disk_term: None,
         cpu_digest: None,
         tsc_khz: None,

@@ -248,6 +248,7 @@ fn fake_primary(
         input_bytes: None,
         disks: Vec::new(),
         disk_history: None,
+        effects_only: false,
         disk_term: None,
         cpu_digest: None,
         tsc_khz: None,
