@@ -19,9 +19,10 @@ use super::contended::Contended;
 use super::found::Found;
 use super::held::HeldPages;
 use super::lane::{By, Lane, LaneIndex};
-use super::pacing::{Company, is_wait};
+use super::pacing::{Company, Rest, is_look, is_wait};
 use super::seat::Seat;
 use super::stale::Stale;
+use super::yields::Seen;
 use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::spent::{Laps, Phase};
@@ -52,8 +53,10 @@ pub(super) struct ChunkRunner<C> {
     /// Chunks run, lost ones too.
     pub(super) chunks: u64,
     /// How long to wait for others before the next chunk, which will otherwise only find that it must.
-    pub(super) rest: Option<Duration>,
+    pub(super) rest: Option<Rest>,
     pub(super) laps: Laps,
+    /// Others have committed since the chunk before.
+    pub(super) had_news: bool,
     /// Others have committed since translations were last forgotten.
     pub(super) has_overlooked: bool,
 }
@@ -85,6 +88,7 @@ impl<C: Cpu> ChunkRunner<C> {
             chunks: 0,
             rest: None,
             laps: Laps::start(),
+            had_news: false,
             has_overlooked: false,
         }
     }
@@ -174,10 +178,24 @@ impl<C: Cpu> ChunkRunner<C> {
         self.laps.lap(Phase::Find);
         let outcome = self.commit(&raw, result, began, ran)?;
         if outcome == Outcome::Committed {
-            self.rest = is_yield(&raw).then(|| self.seat.pacing.rest(ran)).flatten();
             self.seat.pacing.cost(began.elapsed().saturating_sub(ran));
+            let yielded_at = is_yield(&raw).then(|| self.seat.cpu.rip());
+            self.rest = self.rest_after(yielded_at, ran);
         }
         Ok(outcome)
+    }
+
+    /// How long to wait for others after a chunk that committed, if it ended where the vCPU waits for them.
+    fn rest_after(&mut self, yielded_at: Option<u64>, ran: Duration) -> Option<Rest> {
+        let Seat { pacing, yields, .. } = &mut self.seat;
+        yields.committed(&Seen {
+            yielded_at,
+            was_in_vain: yielded_at.is_some() && pacing.has_waited() && is_look(ran),
+            had_news: self.had_news,
+        });
+        let mut others = self.shared.others(self.lane);
+        let is_wait = yields.is_wait(yielded_at?) && others.any(|lane| !lane.is_retired());
+        is_wait.then(|| pacing.rest())
     }
 
     /// What came for the vCPU since it was brought up to date found no running chunk to end.

@@ -15,6 +15,7 @@ use samsara_machine::{Applied, ApplyError, Machine, Platform, Source, Touched};
 use super::buffers::Buffers;
 use super::faults::Faults;
 use super::lane::{By, Lane, LaneIndex, Published};
+use super::pacing::Rest;
 use super::rotation::Rotation;
 use super::tsc::Tsc;
 use super::turnstile::{Alone, Beside, Turnstile};
@@ -255,19 +256,36 @@ impl Shared {
         Some(machine)
     }
 
-    /// Waits until others have committed something that a lane does not show yet, at most for so long.
-    pub(super) fn rest(&self, lane: LaneIndex, most: Duration) {
+    /// Waits until others have committed something that a lane does not show yet. Now and then asks them to.
+    pub(super) fn rest(&self, lane: LaneIndex, Rest { patience, most }: Rest) {
+        let end = Instant::now() + most;
+        let mut patience = patience;
+        while let Some(left) = end.checked_duration_since(Instant::now())
+            && !self.has_news_within(lane, patience.min(left))
+        {
+            let others = self.others(lane);
+            others.for_each(|lane| lane.kick_if_running_for(patience));
+            patience *= 2;
+        }
+    }
+
+    /// Waits until there is something that a lane does not show yet, or nothing any more; at most for so long.
+    fn has_news_within(&self, lane: LaneIndex, most: Duration) -> bool {
         let end = Instant::now() + most;
         let mut machine = self.machine();
         self.resting.fetch_add(1, Ordering::Relaxed);
-        while !self.is_over(&machine) && !self.lane(lane).has_incoming() {
+        let has_news = loop {
+            if self.is_over(&machine) || self.lane(lane).has_incoming() {
+                break true;
+            }
             let Some(rest) = end.checked_duration_since(Instant::now()) else {
-                break;
+                break false;
             };
             let waited = self.changed.wait_timeout(machine, rest);
             machine = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        };
         self.resting.fetch_sub(1, Ordering::Relaxed);
+        has_news
     }
 
     /// Wakes all that wait.

@@ -150,6 +150,11 @@ impl Lane {
         !self.incoming().sets.is_empty()
     }
 
+    /// Whether the vCPU has halted.
+    pub(super) fn is_retired(&self) -> bool {
+        self.incoming().is_retired
+    }
+
     /// The pages of the same, rising, each once, without taking it.
     pub(super) fn peek_incoming(&self) -> Vec<PageIndex> {
         merge(&self.incoming().sets)

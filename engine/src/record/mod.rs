@@ -43,6 +43,7 @@ mod tsc;
 mod turnstile;
 mod upkeep;
 mod worker;
+mod yields;
 
 pub use again::{Divergence, DivergenceCause};
 pub use checkpoint::{SnapshotBounds, Waiting};

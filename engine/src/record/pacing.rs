@@ -31,12 +31,15 @@ const TURN: Duration = Duration::from_millis(2);
 const RUN_PER_COST: u32 = 6;
 /// The shortest that a chunk that writes much is made.
 const CAP_MIN: Duration = Duration::from_micros(1);
-/// A chunk that yields after less than this has only looked whether it may go on.
-const LOOK_MAX: Duration = Duration::from_micros(100);
-/// Looks in a row after which a vCPU waits for others to commit, before it looks again.
-const LOOKS: u32 = 2;
-/// The longest that it waits: what came from outside meanwhile may be what it looks for.
+/// A chunk that yields after less than this, and changed nothing, has only looked whether it may go on.
+const LOOK_MAX: Duration = Duration::from_millis(1);
+/// The longest that a vCPU waits for others to commit before it looks again: what came from outside meanwhile may be
+/// what it looks for.
 const REST_MAX: Duration = Duration::from_millis(5);
+/// And so many times as long as a look takes, should it not have waited for others.
+const REST_PER_LOOK: u32 = 8;
+/// What a look takes at least, with entering the guest and leaving it.
+const LOOK_MIN: Duration = Duration::from_micros(100);
 /// What writes so much that its commit costs a good part of the longest chunk gets chunks so many times as long.
 const LONGER: u32 = 8;
 /// Shortest chunk in a turn: what a change of turns costs is spread over it.
@@ -86,6 +89,14 @@ pub(super) enum Company {
     None,
 }
 
+/// How long a vCPU waits for others to commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    /// After so long those that have run for longer are asked to.
+    pub(super) patience: Duration,
+    pub(super) most: Duration,
+}
+
 /// Whether a chunk looks like a wait loop: time went by and nothing changed, or an exit ended it and
 /// it has touched no more than its stack.
 pub(super) fn is_wait(boundary: Boundary, changed_pages: usize) -> bool {
@@ -94,6 +105,11 @@ pub(super) fn is_wait(boundary: Boundary, changed_pages: usize) -> bool {
         Boundary::Exit => changed_pages <= 1,
         Boundary::Kick => false,
     }
+}
+
+/// Whether a chunk that yielded, and looks like a wait loop, has `ran` no longer than it takes to look.
+pub(super) fn is_look(ran: Duration) -> bool {
+    ran < LOOK_MAX
 }
 
 impl Pacing {
@@ -154,9 +170,12 @@ impl Pacing {
         longer.min(self.max)
     }
 
-    /// For how long a vCPU that has yielded after it `ran` so long waits for others to commit, before it looks again.
-    pub(super) fn rest(&self, ran: Duration) -> Option<Duration> {
-        (ran < LOOK_MAX && self.waits >= LOOKS).then(|| self.patience().min(REST_MAX))
+    /// For how long a vCPU that waits for others to commit does nothing before it looks again.
+    pub(super) fn rest(&self) -> Rest {
+        Rest {
+            patience: self.patience(),
+            most: ((self.cost + LOOK_MIN) * REST_PER_LOOK).min(REST_MAX),
+        }
     }
 
     /// A chunk took this long to commit, after it had run.
@@ -170,6 +189,11 @@ impl Pacing {
     /// chunk that only finds out that it must wait costs little.
     pub(super) fn keeps_turn(&self) -> bool {
         self.turn > Duration::ZERO && self.turn < TURN && self.cost < TURN / 20
+    }
+
+    /// Whether the last chunk that committed seems to have waited for another vCPU.
+    pub(super) fn has_waited(&self) -> bool {
+        self.waits > 0
     }
 
     /// Beside whom the next chunk runs.
@@ -422,17 +446,16 @@ mod tests {
     }
 
     #[test]
-    fn who_only_looks_whether_it_may_go_on_rests() {
-        let look = Duration::from_micros(30);
+    fn looks_cost_no_more_than_a_part_of_the_rests_between_them() {
         let mut pacing = Pacing::new(MIN, MAX, 4);
-        pacing.committed(look, Boundary::Exit, true);
-        assert_eq!(pacing.rest(look), None, "once may be chance");
-        pacing.committed(look, Boundary::Exit, true);
-        let first = pacing.rest(look).unwrap();
-        assert_eq!(pacing.rest(MIN), None, "it computed");
-        pacing.committed(look, Boundary::Exit, true);
-        assert!(pacing.rest(look).unwrap() > first);
-        pacing.committed(look, Boundary::Exit, false);
-        assert_eq!(pacing.rest(look), None, "it got on");
+        assert_eq!(pacing.rest().most, LOOK_MIN * REST_PER_LOOK);
+        for _ in 0..50 {
+            pacing.cost(MIN);
+        }
+        assert!(pacing.rest().most > MIN * REST_PER_LOOK);
+        for _ in 0..50 {
+            pacing.cost(MAX);
+        }
+        assert_eq!(pacing.rest().most, REST_MAX);
     }
 }

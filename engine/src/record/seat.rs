@@ -12,6 +12,7 @@ use samsara_machine::{Platform, Touched};
 use super::committer::Settings;
 use super::pacing::Pacing;
 use super::tsc::Tsc;
+use super::yields::Yields;
 use crate::EngineError;
 use crate::cpu::Cpu;
 
@@ -20,6 +21,7 @@ pub(super) struct Seat<C> {
     pub(super) index: VcpuIndex,
     pub(super) cpu: C,
     pub(super) pacing: Pacing,
+    pub(super) yields: Yields,
     /// Its own part of its local APIC, as the running chunk has it.
     pub(super) apic: LocalApic,
     /// The vCPU at its last commit.
@@ -50,6 +52,7 @@ impl<C: Cpu> Seat<C> {
             index,
             cpu,
             pacing,
+            yields: Yields::default(),
             apic: start.apic(),
             end: start.clone(),
             start,

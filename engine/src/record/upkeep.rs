@@ -100,6 +100,7 @@ impl<C: Cpu> ChunkRunner<C> {
     pub(super) fn settle(&mut self) -> Result<CommitSeq, MemoryError> {
         let published = self.shared.published();
         let mut stale = self.stale_pages()?;
+        self.had_news = !stale.is_without_news();
         // The image's own pages always show the image.
         stale
             .pages

@@ -187,9 +187,9 @@ fn chunk<'a, C: Cpu>(
         *turn = None;
     }
     drop(beside);
-    if let Some(most) = runner.rest.take() {
+    if let Some(rest) = runner.rest.take() {
         *turn = None;
-        shared.rest(runner.lane, most);
+        shared.rest(runner.lane, rest);
     }
     Ok(())
 }
