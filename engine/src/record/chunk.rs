@@ -22,6 +22,7 @@ use super::lane::{By, Lane, LaneIndex};
 use super::pacing::{Company, Rest, is_look, is_wait};
 use super::seat::Seat;
 use super::stale::Stale;
+use super::upkeep::affordable;
 use super::yields::Seen;
 use crate::EngineError;
 use crate::cpu::Cpu;
@@ -217,7 +218,10 @@ impl<C: Cpu> ChunkRunner<C> {
         began: Instant,
     ) -> Result<Outcome, EngineError> {
         let stood_at = self.seat.cpu.rip();
-        self.squash(raw, &stale.pages, changed)?;
+        let pages = stale.pages.iter().map(|&(page, _)| page);
+        self.contended.squashed(pages);
+        let dealt_with = affordable(&stale.pages, began.elapsed(), self.chunks);
+        self.squash(raw, &dealt_with, changed)?;
         let time = began.elapsed();
         self.account(stale, stood_at, time);
         self.laps.lap(Phase::Lost);

@@ -1,10 +1,10 @@
 //! How long a chunk may run, and beside whom.
 //!
 //! Long chunks cost little for computing, and much when they are lost or when others wait for what
-//! they have not committed. So a chunk's length grows while chunks commit at their timer, shrinks
-//! when one is squashed, and is no less than some times what its commit costs, as far as the longest
-//! allows. A vCPU whose chunk looks like a wait loop is probably waiting for another: its next chunks
-//! are short, and it asks the others to commit what they have, less often the longer it has waited.
+//! they have not committed. So a chunk's length follows from what chunks cost and how often one is
+//! squashed, and is no less than some times what its commit costs, as far as the longest
+//! allows. A vCPU whose chunk looks like a wait loop is probably waiting for another: it asks the others
+//! to commit what they have, less often the longer it has waited.
 //!
 //! vCPUs that write the same pages all the time gain nothing from running in parallel: they lose
 //! one chunk for each that commits, and pay for the loss. When the time lost is a good part of the
@@ -18,8 +18,6 @@ use samsara_commitlog::Boundary;
 
 /// What was run, and lost, counts for about so many chunks.
 const MEMORY: u32 = 16;
-/// Chunks for which a vCPU that has waited expects others to wait for it.
-const AFTER_WAIT: u32 = 8;
 /// From one part lost to so many kept on, a vCPU takes turns.
 const LOST_PARTS: u32 = 1;
 /// Chunks, or milliseconds if they are longer, for which turns are taken, the first time and at most.
@@ -29,6 +27,8 @@ const TURNS_MAX: u32 = 256;
 const TURN: Duration = Duration::from_millis(2);
 /// A chunk runs at least so many times as long as it takes to commit one, unless an exit ends it.
 const RUN_PER_COST: u32 = 6;
+/// What a chunk costs before it has run its first instruction and after its last.
+const ENTRY: Duration = Duration::from_micros(70);
 /// The shortest that a chunk that writes much is made.
 const CAP_MIN: Duration = Duration::from_micros(1);
 /// A chunk that yields after less than this, and changed nothing, has only looked whether it may go on.
@@ -53,12 +53,12 @@ const STUCK_LENGTH_MAX: Duration = Duration::from_millis(20);
 pub(super) struct Pacing {
     min: Duration,
     max: Duration,
-    length: Duration,
+    /// Useful time between two squashes, a moving average, and since the last one.
+    between: Duration,
+    since: Duration,
     idle_chunks: u32,
     /// Chunks in a row that waited, whatever ended them.
     waits: u32,
-    /// Chunks that are still kept short because the vCPU has waited lately.
-    after_wait: u32,
     /// The longest that does not write more than a record carries, below `min` if need be.
     cap: Duration,
     /// Chunks in a row in which the vCPU did not move.
@@ -117,10 +117,10 @@ impl Pacing {
         Self {
             min,
             max,
-            length: (min * 4).min(max),
+            between: Duration::ZERO,
+            since: Duration::ZERO,
             idle_chunks: 0,
             waits: 0,
-            after_wait: 0,
             cap: max * LONGER,
             stuck_chunks: 0,
             squashes: 0,
@@ -148,14 +148,20 @@ impl Pacing {
         if self.idle_chunks > 0 {
             return (self.min * (1 << self.idle_chunks.min(8))).min(self.max);
         }
-        if self.after_wait > 0 {
-            return self.worthwhile();
-        }
-        let length = self.length.max(self.worthwhile());
+        let length = self.length().max(self.worthwhile());
         if self.turns_left > 0 {
             return length.max(TURN_LENGTH_MIN).min(self.max);
         }
         length
+    }
+
+    /// Longer chunks cost less, and more is lost with them: what both cost together is least at the square root of twice
+    /// what a chunk costs by the time between two squashes (J. W. Young, 1974, of checkpoints). Squashes in a row halve it.
+    fn length(&self) -> Duration {
+        let between = self.between.max(self.since).as_secs_f64();
+        let cost = (self.cost + ENTRY).as_secs_f64();
+        let best = Duration::from_secs_f64((2.0 * cost * between).sqrt());
+        (best / (1 << self.squashes.min(8))).clamp(self.min, self.max)
     }
 
     /// The shortest chunk that is worth what its commit costs.
@@ -221,7 +227,10 @@ impl Pacing {
     pub(super) fn squashed(&mut self, lost: Duration) {
         self.turn = Duration::ZERO;
         self.squashes += 1;
-        self.length = (self.length / 2).max(self.min);
+        if self.since > Duration::ZERO {
+            self.between = (self.between * 3 + self.since) / 4;
+            self.since = Duration::ZERO;
+        }
         self.remember(Duration::ZERO, lost);
         if self.turns_left == 0 && self.lost * LOST_PARTS > self.useful {
             self.turns_left = self.turns;
@@ -236,14 +245,13 @@ impl Pacing {
         if has_waited {
             self.waited(boundary);
         } else {
-            self.got_on(ran, boundary);
+            self.got_on(ran);
         }
         self.count_turn(ran);
     }
 
     fn waited(&mut self, boundary: Boundary) {
         self.turn = Duration::ZERO;
-        self.after_wait = AFTER_WAIT;
         self.waits += 1;
         self.remember(Duration::ZERO, Duration::ZERO);
         self.idle_chunks = match boundary {
@@ -252,16 +260,13 @@ impl Pacing {
         };
     }
 
-    fn got_on(&mut self, ran: Duration, boundary: Boundary) {
+    fn got_on(&mut self, ran: Duration) {
         let is_new = !self.keeps_turn();
         self.turn = if is_new { ran } else { self.turn + ran };
-        self.after_wait = self.after_wait.saturating_sub(1);
         self.remember(ran, Duration::ZERO);
         self.idle_chunks = 0;
         self.waits = 0;
-        if boundary == Boundary::Timer {
-            self.length = (self.length * 3 / 2).min(self.max);
-        }
+        self.since += ran;
     }
 
     /// A chunk of this length wrote more than a record carries.

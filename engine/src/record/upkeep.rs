@@ -1,5 +1,7 @@
 //! Keeping a vCPU's view in step with committed memory: before a chunk, after a squash, and of pages that went cold.
 
+use std::time::Duration;
+
 use samsara_commitlog::CommitSeq;
 use samsara_machine::Platform;
 use samsara_machine::kvm::{Paging, RawExit, Restore};
@@ -17,12 +19,35 @@ use crate::stats::count;
 
 /// Held pages that have not changed for so many chunks are cold.
 const COLD_AGE: u32 = 256;
+/// What it costs to drop a page and to have it again, if need be.
+const DROP_COST: Duration = Duration::from_micros(25);
 /// Chunks between two looks for cold pages.
 const RELEASE_EVERY: u64 = 8;
 /// Comparing so many pages is nothing beside a chunk.
 const FEW_PAGES: usize = 64;
 /// How many held pages are compared with the image at a chunk's start, where that is checked.
 const CHECKED_PAGES: usize = 256;
+
+/// The stale pages that a squash does something about: all that are private, and of those that show the image, which
+/// only count as read, so many that dropping them costs no more than what the chunk has `lost`. If the vCPU does not read
+/// them any more, others go the next time.
+pub(super) fn affordable(
+    stale: &[(PageIndex, Residency)],
+    lost: Duration,
+    chunks: u64,
+) -> Vec<(PageIndex, Residency)> {
+    let is_clean = |&(_, found): &(PageIndex, Residency)| found != Residency::Private;
+    let clean = stale.iter().filter(|page| is_clean(page)).count() as u64;
+    let few = (lost.as_micros() / DROP_COST.as_micros()) as u64;
+    let step = clean.div_ceil(few.max(1)).max(1);
+    let mut count = chunks;
+    let mut is_due = || {
+        count += 1;
+        count.is_multiple_of(step)
+    };
+    let chosen = stale.iter().filter(|page| !is_clean(page) || is_due());
+    chosen.copied().collect()
+}
 
 impl<C: Cpu> ChunkRunner<C> {
     /// Invariant 4: a chunk starts on a view that shows committed memory. Held pages that others
@@ -164,7 +189,6 @@ impl<C: Cpu> ChunkRunner<C> {
             }
         }
         self.forget_translations()?;
-        self.contended.squashed(stale.iter().map(|&(page, _)| page));
         self.settle_pages(stale)?;
         self.release()?;
         count(&self.stats().squashes, 1);
