@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn length_adapts_within_its_bounds() {
         let mut pacing = Pacing::new(MIN, MAX, 4);
-        for _ in 0..40 {
+        for _ in 0..1000 {
             pacing.committed(MIN, Boundary::Timer, false);
         }
         assert_eq!(pacing.limit(), MAX);
@@ -329,6 +329,30 @@ mod tests {
             pacing.committed(MIN, Boundary::Timer, true);
         }
         assert_eq!(pacing.limit(), MAX);
+    }
+
+    /// The length of chunks of which one is squashed after so many have committed.
+    fn length_between_squashes(chunks: u32) -> Duration {
+        let mut pacing = Pacing::new(Duration::from_micros(10), MAX, 100);
+        for _ in 0..20 {
+            pacing.squashed(MIN);
+            for _ in 0..chunks {
+                pacing.committed(MIN, Boundary::Timer, false);
+                pacing.cost(MIN / 20);
+            }
+        }
+        pacing.length()
+    }
+
+    #[test]
+    fn chunks_are_as_long_as_squashes_are_apart_by_the_square_root() {
+        let lengths = [20, 80, 320].map(length_between_squashes);
+        // The root of 2 x (10 + 70) us x 4 ms.
+        assert!((780..=800).contains(&lengths[0].as_micros()), "{lengths:?}");
+        for pair in lengths.windows(2) {
+            let ratio = pair[1].as_secs_f64() / pair[0].as_secs_f64();
+            assert!((1.8..2.2).contains(&ratio), "{lengths:?}");
+        }
     }
 
     #[test]

@@ -51,9 +51,10 @@ impl Yields {
 
     fn count(&mut self, rip: u64, was_in_vain: bool) {
         if let Some(place) = self.places.iter_mut().find(|place| place.rip == rip) {
-            place.in_vain = match was_in_vain {
-                true => (place.in_vain + 1).min(LOOKS_MAX),
-                false => place.in_vain.saturating_sub(1),
+            place.in_vain = if was_in_vain {
+                (place.in_vain + 1).min(LOOKS_MAX)
+            } else {
+                place.in_vain.saturating_sub(1)
             };
         } else if was_in_vain {
             if self.places.len() == PLACES_MAX {
