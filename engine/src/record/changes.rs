@@ -14,6 +14,9 @@ use super::rotation::Rotation;
 /// Pages that one thread compares at a time.
 const PART: usize = 64;
 
+/// From so many on, others that wait are asked to help: waking them takes as long as comparing a hundred or two.
+const SHARED_PAGES: usize = 256;
+
 /// Words of a page, of 512, whose change makes it a dense one. It travels as a whole: the other words cost less to copy than to leave
 /// out. And it is expected to be one the next time, too.
 const DENSE_WORDS: u32 = 384;
@@ -40,7 +43,7 @@ pub(super) struct Changes {
 /// How to look for changes.
 pub(super) struct Search<'a> {
     pub(super) view: &'a Arc<View>,
-    /// vCPUs that wait for their turn do a part of the work.
+    /// vCPUs that wait do a part of the work.
     pub(super) helpers: Option<&'a Rotation>,
     /// Whether there may be page tables that others have translations of among the pages.
     pub(super) may_be_tables: bool,
@@ -109,7 +112,7 @@ impl Search<'_> {
             pages.push(found.page);
         };
         match self.helpers {
-            Some(rotation) if held.count() > PART && rotation.has_line() => {
+            Some(rotation) if held.count() >= SHARED_PAGES && rotation.has_helpers() => {
                 let parts = self.look_together(held.known().collect(), rotation);
                 parts.into_iter().flatten().for_each(add);
             }
@@ -137,7 +140,7 @@ impl Search<'_> {
         words.is_some_and(|words| self.view.voids_translations(found.page.page, words))
     }
 
-    /// Looks at pages in parts, with those that wait for their turn.
+    /// Looks at pages in parts, with those that wait.
     fn look_together(&self, pages: Vec<Known>, rotation: &Rotation) -> Vec<Vec<Found>> {
         let found: Arc<[Mutex<Option<Vec<_>>>]> =
             pages.chunks(PART).map(|_| Mutex::default()).collect();

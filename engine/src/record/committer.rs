@@ -133,8 +133,6 @@ pub(super) struct Shared {
     /// Somebody who waits may have something to do.
     changed: Condvar,
     sleepers: AtomicUsize,
-    /// Those among whoever waits that any commit concerns.
-    resting: AtomicUsize,
     /// The moment in guest time at which whoever serves the devices wakes by itself.
     alarm: AtomicU64,
     /// Guest clock at `started`.
@@ -169,7 +167,6 @@ impl Shared {
             input_file: Mutex::new(()),
             changed: Condvar::new(),
             sleepers: AtomicUsize::new(0),
-            resting: AtomicUsize::new(0),
             alarm: AtomicU64::new(u64::MAX),
             started: Instant::now(),
         }
@@ -230,6 +227,7 @@ impl Shared {
         // Under the lock, so that nobody who is about to park misses it.
         let _machine = self.machine();
         self.changed.notify_all();
+        self.rotation.tell();
     }
 
     pub(super) fn kick_all(&self) {
@@ -260,32 +258,14 @@ impl Shared {
     pub(super) fn rest(&self, lane: LaneIndex, Rest { patience, most }: Rest) {
         let end = Instant::now() + most;
         let mut patience = patience;
+        let has_news = || self.is_stopping() || self.lane(lane).has_incoming();
         while let Some(left) = end.checked_duration_since(Instant::now())
-            && !self.has_news_within(lane, patience.min(left))
+            && !self.rotation.rest(patience.min(left), has_news)
         {
             let others = self.others(lane);
             others.for_each(|lane| lane.kick_if_running_for(patience));
             patience *= 2;
         }
-    }
-
-    /// Waits until there is something that a lane does not show yet, or nothing any more; at most for so long.
-    fn has_news_within(&self, lane: LaneIndex, most: Duration) -> bool {
-        let end = Instant::now() + most;
-        let mut machine = self.machine();
-        self.resting.fetch_add(1, Ordering::Relaxed);
-        let has_news = loop {
-            if self.is_over(&machine) || self.lane(lane).has_incoming() {
-                break true;
-            }
-            let Some(rest) = end.checked_duration_since(Instant::now()) else {
-                break false;
-            };
-            let waited = self.changed.wait_timeout(machine, rest);
-            machine = waited.unwrap_or_else(PoisonError::into_inner).0;
-        };
-        self.resting.fetch_sub(1, Ordering::Relaxed);
-        has_news
     }
 
     /// Wakes all that wait.
@@ -440,6 +420,7 @@ impl Shared {
             self.stopping.store(true, Ordering::SeqCst);
             self.kick_all();
             self.changed.notify_all();
+            self.rotation.tell();
         }
         Ok(commit.pages)
     }
@@ -477,9 +458,7 @@ impl Shared {
         if written.is_empty() {
             return;
         }
-        if self.resting.load(Ordering::Relaxed) > 0 {
-            self.changed.notify_all();
-        }
+        self.rotation.tell();
         for (index, lane) in self.lanes.iter().enumerate() {
             if by != Some(LaneIndex(index)) {
                 lane.kick_if_stale(written);

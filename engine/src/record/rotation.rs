@@ -1,5 +1,6 @@
-//! Taking turns: vCPUs whose chunks keep conflicting run one after the other, in the order in which
-//! they come, while the others run beside them. Those that wait help with what can be shared.
+//! Waiting for others. vCPUs whose chunks keep conflicting take turns: they run one after the other, in the order in
+//! which they come, while the others run beside them. One that can only go on when others have committed rests. Those
+//! that wait help with what can be shared.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,9 @@ pub(super) struct Rotation {
 
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Who sleeps in the line, and who rests.
     sleepers: usize,
+    resting: usize,
     job: Option<Arc<Job>>,
 }
 
@@ -61,14 +64,45 @@ impl Rotation {
         turn
     }
 
-    /// Whether others wait for their turn.
-    pub(super) fn has_line(&self) -> bool {
-        // In this order: none that was served is still to come.
-        let served = self.served.load(Ordering::SeqCst);
-        self.next.load(Ordering::SeqCst) - served >= 2
+    /// Rests until there is news, at most for so long, and does parts of the others' jobs meanwhile. Says whether there is.
+    pub(super) fn rest(&self, most: Duration, has_news: impl Fn() -> bool) -> bool {
+        let end = Instant::now() + most;
+        let mut waiting = self.lock();
+        loop {
+            if has_news() {
+                return true;
+            }
+            if let Some(job) = waiting.open_job() {
+                drop(waiting);
+                job.help();
+                waiting = self.lock();
+                continue;
+            }
+            let Some(left) = end.checked_duration_since(Instant::now()) else {
+                return false;
+            };
+            waiting.resting += 1;
+            let waited = self.changed.wait_timeout(waiting, left);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+            waiting.resting -= 1;
+        }
     }
 
-    /// Does a job, with those that wait for their turn.
+    /// There is news, for those that rest.
+    pub(super) fn tell(&self) {
+        if self.lock().resting > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether others wait.
+    pub(super) fn has_helpers(&self) -> bool {
+        // In this order: none that was served is still to come.
+        let served = self.served.load(Ordering::SeqCst);
+        self.next.load(Ordering::SeqCst) - served >= 2 || self.lock().resting > 0
+    }
+
+    /// Does a job, with those that wait.
     pub(super) fn share(&self, job: Job) {
         let job = Arc::new(job);
         let _offer = self.offer(&job);
@@ -76,7 +110,7 @@ impl Rotation {
     }
 
     fn offer(&self, job: &Arc<Job>) -> Option<Offer<'_>> {
-        if !self.has_line() {
+        if !self.has_helpers() {
             return None;
         }
         let mut waiting = self.lock();
@@ -85,7 +119,7 @@ impl Rotation {
         }
         waiting.job = Some(Arc::clone(job));
         self.has_job.store(true, Ordering::Relaxed);
-        if waiting.sleepers > 0 {
+        if waiting.sleepers + waiting.resting > 0 {
             self.changed.notify_all();
         }
         Some(Offer(self))
@@ -220,6 +254,39 @@ mod tests {
             drop(turn);
             waiter.join().unwrap();
         }
+    }
+
+    #[test]
+    fn who_rests_helps_until_there_is_news() {
+        let rotation = Arc::new(Rotation::default());
+        assert!(!rotation.rest(Duration::from_millis(1), || false), "none");
+        assert!(!rotation.has_helpers());
+        let has_news = Arc::new(AtomicBool::new(false));
+        let resting = std::thread::spawn({
+            let (rotation, has_news) = (Arc::clone(&rotation), Arc::clone(&has_news));
+            move || {
+                rotation.rest(Duration::from_secs(3600), || {
+                    has_news.load(Ordering::SeqCst)
+                })
+            }
+        });
+        while !rotation.has_helpers() {
+            std::thread::yield_now();
+        }
+        let own = std::thread::current().id();
+        let helped = Arc::new(AtomicBool::new(false));
+        rotation.share(Job::new(2, {
+            let helped = Arc::clone(&helped);
+            move |_| {
+                helped.fetch_or(std::thread::current().id() != own, Ordering::SeqCst);
+                while !helped.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+        }));
+        has_news.store(true, Ordering::SeqCst);
+        rotation.tell();
+        assert!(resting.join().unwrap());
     }
 
     #[test]
