@@ -56,7 +56,7 @@ pub(super) struct ChunkRunner<C> {
     /// How long to wait for others before the next chunk, which will otherwise only find that it must.
     pub(super) rest: Option<Rest>,
     pub(super) laps: Laps,
-    /// Others have committed since the chunk before.
+    /// Others have committed since this vCPU last did.
     pub(super) had_news: bool,
     /// Others have committed since translations were last forgotten.
     pub(super) has_overlooked: bool,
@@ -192,7 +192,7 @@ impl<C: Cpu> ChunkRunner<C> {
         yields.committed(&Seen {
             yielded_at,
             was_in_vain: yielded_at.is_some() && pacing.has_waited() && is_look(ran),
-            had_news: self.had_news,
+            had_news: std::mem::take(&mut self.had_news),
         });
         let mut others = self.shared.others(self.lane);
         let is_wait = yields.is_wait(yielded_at?) && others.any(|lane| !lane.is_retired());

@@ -28,11 +28,6 @@ impl Stale {
         self.pages.is_empty()
     }
 
-    /// Whether nobody else has committed anything.
-    pub(super) fn is_without_news(&self) -> bool {
-        self.commits.is_empty()
-    }
-
     /// Accounts for a squash of a chunk that stood at `loser_at` and has cost `lost`.
     pub(super) fn note(
         &self,

@@ -75,6 +75,7 @@ impl<C: Cpu> ChunkRunner<C> {
     /// The pages that others committed and that this view shows: the chunk may have read them.
     pub(super) fn stale_pages(&mut self) -> Result<Stale, MemoryError> {
         let commits = self.lane().take_incoming();
+        self.had_news |= !commits.is_empty();
         let incoming = merge(&commits);
         self.follow_page_tables(&commits);
         let faults = self.shared.settings.faults;
@@ -125,7 +126,6 @@ impl<C: Cpu> ChunkRunner<C> {
     pub(super) fn settle(&mut self) -> Result<CommitSeq, MemoryError> {
         let published = self.shared.published();
         let mut stale = self.stale_pages()?;
-        self.had_news = !stale.is_without_news();
         // The image's own pages always show the image.
         stale
             .pages

@@ -31,7 +31,7 @@ pub(super) struct Seen {
     pub(super) yielded_at: Option<u64>,
     /// It did nothing but look whether it may go on, and may not.
     pub(super) was_in_vain: bool,
-    /// Others had committed since the chunk before it.
+    /// Others had committed since the last one that did.
     pub(super) had_news: bool,
 }
 
