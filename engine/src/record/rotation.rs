@@ -264,11 +264,7 @@ mod tests {
         let has_news = Arc::new(AtomicBool::new(false));
         let resting = std::thread::spawn({
             let (rotation, has_news) = (Arc::clone(&rotation), Arc::clone(&has_news));
-            move || {
-                rotation.rest(Duration::from_secs(3600), || {
-                    has_news.load(Ordering::SeqCst)
-                })
-            }
+            move || rotation.rest(Duration::from_hours(1), || has_news.load(Ordering::SeqCst))
         });
         while !rotation.has_helpers() {
             std::thread::yield_now();
