@@ -19,7 +19,7 @@ use samsara_commitlog::Boundary;
 /// What was run, and lost, counts for about so many chunks.
 const MEMORY: u32 = 16;
 /// From one part lost to so many kept on, a vCPU takes turns.
-const LOST_PARTS: u32 = 1;
+const LOST_PARTS: u32 = 2;
 /// Chunks, or milliseconds if they are longer, for which turns are taken, the first time and at most.
 const TURNS_MIN: u32 = 32;
 const TURNS_MAX: u32 = 256;
@@ -462,7 +462,7 @@ mod tests {
         let mut pacing = Pacing::new(MIN, MAX, 4);
         for _ in 0..50 {
             pacing.squashed(MIN);
-            pacing.committed(MIN, Boundary::Timer, false);
+            pacing.committed(MIN * 2, Boundary::Timer, false);
             pacing.cost(MIN);
         }
         assert!(pacing.limit() > MIN * 5);
