@@ -4,6 +4,7 @@
 //! [`super::found`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use samsara_commitlog::Boundary;
@@ -222,9 +223,10 @@ impl<C: Cpu> ChunkRunner<C> {
         began: Instant,
     ) -> Result<Outcome, EngineError> {
         let stood_at = self.seat.cpu.rip();
+        let squashes = self.stats().squashes.load(Ordering::Relaxed);
         let pages = stale.pages.iter().map(|&(page, _)| page);
         self.contended.squashed(pages);
-        let dealt_with = affordable(&stale.pages, began.elapsed(), self.chunks);
+        let dealt_with = affordable(&stale.pages, began.elapsed(), squashes);
         self.squash(raw, &dealt_with, changed)?;
         let time = began.elapsed();
         self.account(stale, stood_at, time);

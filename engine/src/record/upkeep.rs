@@ -37,13 +37,13 @@ const CHECKED_PAGES: usize = 256;
 pub(super) fn affordable(
     stale: &[(PageIndex, Residency)],
     lost: Duration,
-    chunks: u64,
+    squashes: u64,
 ) -> Vec<(PageIndex, Residency)> {
     let is_clean = |&(_, found): &(PageIndex, Residency)| found != Residency::Private;
     let clean = stale.iter().filter(|page| is_clean(page)).count() as u64;
     let few = (lost.as_micros() / DROP_COST.as_micros()) as u64;
     let step = clean.div_ceil(few.max(1)).max(1);
-    let mut count = chunks;
+    let mut count = squashes;
     let mut is_due = || {
         count += 1;
         count.is_multiple_of(step)
@@ -239,5 +239,38 @@ impl<C: Cpu> ChunkRunner<C> {
             age /= 2;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stale(count: u32, found: Residency) -> Vec<(PageIndex, Residency)> {
+        (0..count).map(|page| (PageIndex(page), found)).collect()
+    }
+
+    #[test]
+    fn a_squash_deals_with_all_private_pages_and_drops_what_it_can_afford() {
+        let lost = DROP_COST * 10;
+        let private = stale(1000, Residency::Private);
+        assert_eq!(affordable(&private, Duration::ZERO, 7), private);
+        let clean = stale(1000, Residency::Image);
+        assert_eq!(affordable(&clean, lost, 7).len(), 10);
+        assert_eq!(affordable(&clean, lost * 1000, 7), clean);
+        let mixed = [private, clean].concat();
+        assert_eq!(affordable(&mixed, lost, 7).len(), 1010);
+    }
+
+    #[test]
+    fn what_a_squash_could_not_afford_another_drops() {
+        let clean = stale(1000, Residency::Image);
+        let mut dropped: Vec<_> = (0..100)
+            .flat_map(|squashes| affordable(&clean, DROP_COST * 10, squashes))
+            .map(|(page, _)| page)
+            .collect();
+        dropped.sort_unstable();
+        dropped.dedup();
+        assert_eq!(dropped.len(), clean.len());
     }
 }
