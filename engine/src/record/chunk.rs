@@ -200,8 +200,8 @@ impl<C: Cpu> ChunkRunner<C> {
             had_news: std::mem::take(&mut self.had_news),
         });
         let mut others = self.shared.others(self.lane);
-        let is_wait = yields.is_wait(yielded_at?) && others.any(|lane| !lane.is_retired());
-        is_wait.then(|| pacing.rest())
+        let rests = others.any(|lane| !lane.is_retired()) && yields.rests(yielded_at?);
+        rests.then(|| pacing.rest())
     }
 
     /// What came for the vCPU since it was brought up to date found no running chunk to end.

@@ -255,17 +255,20 @@ impl Shared {
     }
 
     /// Waits until others have committed something that a lane does not show yet. Now and then asks them to.
-    pub(super) fn rest(&self, lane: LaneIndex, Rest { patience, most }: Rest) {
+    /// Says whether they have.
+    pub(super) fn rest(&self, lane: LaneIndex, Rest { patience, most }: Rest) -> bool {
         let end = Instant::now() + most;
         let mut patience = patience;
         let has_news = || self.is_stopping() || self.lane(lane).has_incoming();
-        while let Some(left) = end.checked_duration_since(Instant::now())
-            && !self.rotation.rest(patience.min(left), has_news)
-        {
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            if self.rotation.rest(patience.min(left), has_news) {
+                return true;
+            }
             let others = self.others(lane);
             others.for_each(|lane| lane.kick_if_running_for(patience));
             patience *= 2;
         }
+        false
     }
 
     /// Wakes all that wait.

@@ -17,13 +17,12 @@ use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
 
-/// What a page costs that is dropped and then written again.
-const FAULT: Duration = Duration::from_micros(50);
+/// What a page costs that is dropped and then read again, and one that is written again.
+const READ_FAULT: Duration = Duration::from_micros(25);
+const WRITE_FAULT: Duration = Duration::from_micros(50);
 /// Held pages that have not changed for so many chunks are cold: comparing them has cost as much as a fault would. Not
 /// so early, or late, whatever that is.
 const COLD_AGES: std::ops::RangeInclusive<u32> = 32..=1024;
-/// What it costs to drop a page and to have it again, if need be.
-const DROP_COST: Duration = Duration::from_micros(25);
 /// Chunks between two looks for cold pages.
 const RELEASE_EVERY: u64 = 8;
 /// Comparing so many pages is nothing beside a chunk.
@@ -41,7 +40,7 @@ pub(super) fn affordable(
 ) -> Vec<(PageIndex, Residency)> {
     let is_clean = |&(_, found): &(PageIndex, Residency)| found != Residency::Private;
     let clean = stale.iter().filter(|page| is_clean(page)).count() as u64;
-    let few = (lost.as_micros() / DROP_COST.as_micros()) as u64;
+    let few = (lost.as_micros() / READ_FAULT.as_micros()) as u64;
     let step = clean.div_ceil(few.max(1)).max(1);
     let mut count = squashes;
     let mut is_due = || {
@@ -212,7 +211,7 @@ impl<C: Cpu> ChunkRunner<C> {
     }
 
     fn cold_age(&self) -> u32 {
-        let chunks = FAULT.as_nanos() / self.look_cost.as_nanos().max(1);
+        let chunks = WRITE_FAULT.as_nanos() / self.look_cost.as_nanos().max(1);
         (chunks as u32).clamp(*COLD_AGES.start(), *COLD_AGES.end())
     }
 
@@ -252,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_squash_deals_with_all_private_pages_and_drops_what_it_can_afford() {
-        let lost = DROP_COST * 10;
+        let lost = READ_FAULT * 10;
         let private = stale(1000, Residency::Private);
         assert_eq!(affordable(&private, Duration::ZERO, 7), private);
         let clean = stale(1000, Residency::Image);
@@ -266,7 +265,7 @@ mod tests {
     fn what_a_squash_could_not_afford_another_drops() {
         let clean = stale(1000, Residency::Image);
         let mut dropped: Vec<_> = (0..100)
-            .flat_map(|squashes| affordable(&clean, DROP_COST * 10, squashes))
+            .flat_map(|squashes| affordable(&clean, READ_FAULT * 10, squashes))
             .map(|(page, _)| page)
             .collect();
         dropped.sort_unstable();

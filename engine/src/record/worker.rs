@@ -189,7 +189,8 @@ fn chunk<'a, C: Cpu>(
     drop(beside);
     if let Some(rest) = runner.rest.take() {
         *turn = None;
-        shared.rest(runner.lane, rest);
+        let had_news = shared.rest(runner.lane, rest);
+        runner.seat().yields.rested(had_news);
     }
     Ok(())
 }
