@@ -57,8 +57,6 @@ pub(super) struct ChunkRunner<C> {
     /// How long to wait for others before the next chunk, which will otherwise only find that it must.
     pub(super) rest: Option<Rest>,
     pub(super) laps: Laps,
-    /// What comparing a held page costs, a moving average.
-    pub(super) look_cost: Duration,
     /// Others have committed since this vCPU last did.
     pub(super) had_news: bool,
     /// Others have committed since translations were last forgotten.
@@ -92,7 +90,6 @@ impl<C: Cpu> ChunkRunner<C> {
             chunks: 0,
             rest: None,
             laps: Laps::start(),
-            look_cost: Duration::ZERO,
             had_news: false,
             has_overlooked: false,
         }
@@ -180,7 +177,6 @@ impl<C: Cpu> ChunkRunner<C> {
             return self.lose(&raw, &stale, None, began);
         }
         let result = self.result(&raw, started_after, ran >= limit)?;
-        self.looked_for(began.elapsed().saturating_sub(ran));
         self.laps.lap(Phase::Find);
         let outcome = self.commit(&raw, result, began, ran)?;
         if outcome == Outcome::Committed {

@@ -17,12 +17,10 @@ use crate::EngineError;
 use crate::cpu::Cpu;
 use crate::stats::count;
 
-/// What a page costs that is dropped and then read again, and one that is written again.
+/// What a page costs that is dropped and then read again.
 const READ_FAULT: Duration = Duration::from_micros(25);
-const WRITE_FAULT: Duration = Duration::from_micros(50);
-/// Held pages that have not changed for so many chunks are cold: comparing them has cost as much as a fault would. Not
-/// so early, or late, whatever that is.
-const COLD_AGES: std::ops::RangeInclusive<u32> = 32..=1024;
+/// Held pages that have not changed for so many chunks are cold.
+const COLD_AGE: u32 = 256;
 /// Chunks between two looks for cold pages.
 const RELEASE_EVERY: u64 = 8;
 /// Comparing so many pages is nothing beside a chunk.
@@ -210,28 +208,14 @@ impl<C: Cpu> ChunkRunner<C> {
         any.map_or(Ok(()), |page| self.drop_pages(&[page]))
     }
 
-    fn cold_age(&self) -> u32 {
-        let chunks = WRITE_FAULT.as_nanos() / self.look_cost.as_nanos().max(1);
-        (chunks as u32).clamp(*COLD_AGES.start(), *COLD_AGES.end())
-    }
-
-    /// A chunk's changes were found in so long.
-    pub(super) fn looked_for(&mut self, time: Duration) {
-        if let Ok(count) = u32::try_from(self.held.count())
-            && count as usize > FEW_PAGES
-        {
-            self.look_cost = (self.look_cost * 7 + time / count) / 8;
-        }
-    }
-
     /// Drops pages that have not changed for long: now and then once there are many, because each
     /// is compared at the end of every chunk, and at once when the view holds too many.
     pub(super) fn release(&mut self) -> Result<(), MemoryError> {
         if self.held.count() > FEW_PAGES && self.chunks.is_multiple_of(RELEASE_EVERY) {
-            let cold = self.held.colder_than(self.cold_age());
+            let cold = self.held.colder_than(COLD_AGE);
             self.drop_pages(&cold)?;
         }
-        let mut age = *COLD_AGES.end();
+        let mut age = COLD_AGE;
         while self.held.count() > self.held_pages_max {
             let cold = self.held.colder_than(age);
             self.drop_pages(&cold)?;
