@@ -275,7 +275,9 @@ mod tests {
             let helped = Arc::clone(&helped);
             move |_| {
                 helped.fetch_or(std::thread::current().id() != own, Ordering::SeqCst);
+                let end = Instant::now() + Duration::from_secs(10);
                 while !helped.load(Ordering::SeqCst) {
+                    assert!(Instant::now() < end, "nobody helps");
                     std::thread::yield_now();
                 }
             }
