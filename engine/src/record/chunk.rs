@@ -195,9 +195,9 @@ impl<C: Cpu> ChunkRunner<C> {
             was_in_vain: yielded_at.is_some() && pacing.has_waited() && is_look(ran),
             had_news: std::mem::take(&mut self.had_news),
         });
+        let rests = yields.rests(yielded_at?);
         let mut others = self.shared.others(self.lane);
-        let rests = others.any(|lane| !lane.is_retired()) && yields.rests(yielded_at?);
-        rests.then(|| pacing.rest())
+        (rests && others.any(|lane| !lane.is_retired())).then(|| pacing.rest())
     }
 
     /// What came for the vCPU since it was brought up to date found no running chunk to end.
